@@ -1,0 +1,1 @@
+//! Composition root: builds every part from the configuration and connects them.

@@ -1,0 +1,1 @@
+//! Configuration: raw, then validated; every key documented in `config/default.toml`.

@@ -1,0 +1,1 @@
+//! The HTTP API: parse, one call into the domain, answer.

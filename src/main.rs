@@ -1,0 +1,3 @@
+//! Parses the command line, calls the app, maps errors to exit codes.
+
+fn main() {}

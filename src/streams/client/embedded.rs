@@ -1,0 +1,1 @@
+//! The log inside the process: partitions, groups, transactions, kept in SQLite (file or memory).

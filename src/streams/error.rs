@@ -1,0 +1,62 @@
+//! Errors of the engine, named by what the receiver does next.
+
+use thiserror::Error;
+
+/// What went wrong, named by what to do about it (architecture: "errors, named by what the receiver does").
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StreamsError {
+    /// Another member owns the task now (fenced, or the group moved on): drop all tasks and rejoin.
+    #[error("task migrated: {0}")]
+    TaskMigrated(String),
+    /// The local file of this task is not usable: discard it and restore from the changelog.
+    #[error("task {task} corrupted: {reason}")]
+    TaskCorrupted {
+        /// The task, as `0_1`.
+        task: String,
+        /// What was found.
+        reason: String,
+    },
+    /// Try the same call again; after `task_timeout` it becomes fatal.
+    #[error("retriable: {0}")]
+    Retriable(String),
+    /// The open transaction must be aborted, inputs and state rewound; then work goes on.
+    #[error("transaction must be aborted: {0}")]
+    AbortTransaction(String),
+    /// A user's function failed on a record; the processing handler decides what happens.
+    #[error("{0}")]
+    Processing(#[from] ProcessingError),
+    /// The topology is not valid.
+    #[error("invalid topology: {0}")]
+    Topology(String),
+    /// Nothing here can repair it: stop with a non-zero exit.
+    #[error("{0}")]
+    Fatal(String),
+}
+
+impl StreamsError {
+    /// A fatal error with a message.
+    pub fn fatal(message: impl std::fmt::Display) -> Self {
+        Self::Fatal(message.to_string())
+    }
+}
+
+/// A failure of user code (or of a serde) on one record: a class, as Kafka names exceptions, and a message.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[error("{class}: {message}")]
+pub struct ProcessingError {
+    /// A short class name, for dead letters and metrics.
+    pub class: String,
+    /// What happened, for a person.
+    pub message: String,
+}
+
+impl ProcessingError {
+    /// A failure of the given class.
+    pub fn new(class: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { class: class.into(), message: message.into() }
+    }
+}
+
+/// Result of engine calls.
+pub type Result<T, E = StreamsError> = std::result::Result<T, E>;

@@ -1,0 +1,13 @@
+//! The engine: Kafka Streams' model, words and semantics in Rust.
+
+pub mod client;
+pub mod error;
+pub mod file;
+pub mod kstream;
+pub mod processor;
+pub mod record;
+pub mod runtime;
+pub mod serdes;
+pub mod state;
+pub mod test_utils;
+pub mod topology;
