@@ -1,0 +1,19 @@
+//! Tests against real services, in one binary. One module a subject; add a `mod` line.
+//!
+//! Each test takes its service from [`service`]: absent it prints `skipped` and returns, unless `CI=true`, where a
+//! missing service is a failure.
+
+
+/// The address in the environment variable `name`, or `None` after saying that the test is skipped.
+pub fn service(name: &str) -> Option<String> {
+    match std::env::var(name) {
+        Ok(address) if !address.is_empty() => Some(address),
+        _ if std::env::var("CI").as_deref() == Ok("true") => {
+            panic!("{name} is not set: with CI=true a test that needs a service fails")
+        }
+        _ => {
+            println!("skipped: {name} is not set");
+            None
+        }
+    }
+}
