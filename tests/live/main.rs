@@ -3,7 +3,6 @@
 //! Each test takes its service from [`service`]: absent it prints `skipped` and returns, unless `CI=true`, where a
 //! missing service is a failure.
 
-
 /// The address in the environment variable `name`, or `None` after saying that the test is skipped.
 pub fn service(name: &str) -> Option<String> {
     match std::env::var(name) {
