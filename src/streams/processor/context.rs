@@ -6,9 +6,7 @@ use super::{NodeId, PunctuationType};
 use crate::streams::{
     error::Result,
     record::{AnyRecord, RecordContext, Timestamp},
-    state::{
-        CacheFlush, ChangeBuffer, KeyValueStore, SessionStore, Store, VersionedStore, WindowStore,
-    },
+    state::{CacheFlush, ChangeBuffer, KeyValueStore, SessionStore, Store, VersionedStore, WindowStore},
 };
 
 /// A store of the task.

@@ -29,12 +29,14 @@ pub enum ProductionResponse {
 }
 
 /// Decides on bytes that could not be read.
-pub type DeserializationHandler = Arc<dyn Fn(&ConsumerRecord, &ProcessingError) -> ErrorResponse + Send + Sync>;
+pub type DeserializationHandler =
+    Arc<dyn Fn(&ConsumerRecord, &ProcessingError) -> ErrorResponse + Send + Sync>;
 /// Decides on a record at which a processor (named second) failed.
 pub type ProcessingHandler =
     Arc<dyn Fn(&RecordContext, &str, &ProcessingError) -> ErrorResponse + Send + Sync>;
 /// Decides on a record that could not be written.
-pub type ProductionHandler = Arc<dyn Fn(&ProducerRecord, &ProcessingError) -> ProductionResponse + Send + Sync>;
+pub type ProductionHandler =
+    Arc<dyn Fn(&ProducerRecord, &ProcessingError) -> ProductionResponse + Send + Sync>;
 
 /// The handlers of an application. The default fails at each, as Kafka's; with a dead-letter topic the
 /// record and the error's story are written there first.

@@ -10,7 +10,8 @@ mod typed;
 
 pub use context::{ClockId, DropReason, NodeContext, ScheduleId, StoreId, TaskContext};
 pub use error_handler::{
-    DeserializationHandler, ErrorHandlers, ErrorResponse, ProcessingHandler, ProductionHandler, ProductionResponse,
+    DeserializationHandler, ErrorHandlers, ErrorResponse, ProcessingHandler, ProductionHandler,
+    ProductionResponse,
 };
 pub use typed::{FixedKeyProcessor, FixedKeyRecord, Processor, ProcessorContext, erase, erase_fixed_key};
 
