@@ -1,0 +1,196 @@
+//! The door of the domain: one [`CouponService`], one method an endpoint, requests in, [`Outcome`](super::error::Outcome)s out.
+//!
+//! This file holds what the methods share (gate, ledger, clock, the local snapshot of campaigns) and the requests'
+//! types. The methods live with their concern: `issue.rs` (the order of an issue), `redeem.rs` (use, cancel-use,
+//! revoke), `coupons.rs` (a campaign's life), `query.rs` (reads).
+
+use std::sync::Arc;
+
+use super::{
+    clock::{Clock, UtcMicros},
+    gate::Gate,
+    ids::UserId,
+    issue::Issuer,
+    ledger::Ledger,
+    metrics::CouponMetrics,
+    model::Cursor,
+    snapshot::Snapshots,
+};
+
+/// How the service behaves; every field has a key in the configuration file.
+#[derive(Clone, Debug)]
+pub struct CouponConfig {
+    /// `ce_source` of every event.
+    pub event_source: String,
+    /// How long a campaign's local snapshot is believed before it is read again.
+    pub snapshot_ttl: std::time::Duration,
+    /// How long "no such coupon" is believed.
+    pub unknown_ttl: std::time::Duration,
+    /// How long a concurrent duplicate waits for the first call's answer.
+    pub duplicate_wait: std::time::Duration,
+    /// Most issues waiting for a ledger transaction; one more is refused as overload.
+    pub issue_queue_max: usize,
+    /// How long an idempotency key is kept.
+    pub idempotency_ttl: std::time::Duration,
+}
+
+impl Default for CouponConfig {
+    fn default() -> Self {
+        use std::time::Duration;
+        Self {
+            event_source: "/sluice/coupon".into(),
+            snapshot_ttl: Duration::from_secs(1),
+            unknown_ttl: Duration::from_secs(1),
+            duplicate_wait: Duration::from_secs(3),
+            issue_queue_max: 16_384,
+            idempotency_ttl: Duration::from_secs(24 * 3_600),
+        }
+    }
+}
+
+/// What travels with every changing request.
+#[derive(Clone, Debug, Default)]
+pub struct RequestContext {
+    /// Correlation id, from the request to the row, the event and what is derived from it. At most 128 characters.
+    pub request_id: String,
+    /// The client's `Idempotency-Key`.
+    pub idempotency_key: Option<IdempotencyKey>,
+}
+
+/// A client's idempotency key: 1 to 255 visible ASCII characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey(String);
+
+impl IdempotencyKey {
+    /// Parses a header's value.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.len() > 255 {
+            return Err(format!("Idempotency-Key has 1 to 255 characters, not {}", text.len()));
+        }
+        if !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+            return Err("Idempotency-Key has visible ASCII characters only".into());
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The key.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A campaign to create. Judged by [`CouponService::create`]; nothing here is checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateCoupon {
+    /// Name, 1 to 200 characters.
+    pub coupon_name: String,
+    /// `FIXED` or `PERCENTAGE`; anything else is CP008.
+    pub discount_type: String,
+    /// Units, or percent 1 to 100.
+    pub discount_value: i64,
+    /// Cap of one discount.
+    pub max_discount_amount: Option<i64>,
+    /// Least order amount; 0 = any.
+    pub min_order_amount: i64,
+    /// Seats, >= 1.
+    pub max_issue_count: i64,
+    /// Start of issuing.
+    pub issue_from: Option<UtcMicros>,
+    /// End of issuing.
+    pub issue_until: Option<UtcMicros>,
+    /// Start of use.
+    pub valid_from: UtcMicros,
+    /// End of use.
+    pub valid_to: UtcMicros,
+    /// Who creates it.
+    pub created_by: String,
+}
+
+/// A change of a campaign; what is `None` stays. The windows' inner `None` removes that end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PatchCoupon {
+    /// New name.
+    pub coupon_name: Option<String>,
+    /// New number of seats, never below what is issued.
+    pub max_issue_count: Option<i64>,
+    /// New start of issuing.
+    pub issue_from: Option<Option<UtcMicros>>,
+    /// New end of issuing.
+    pub issue_until: Option<Option<UtcMicros>>,
+    /// New start of use.
+    pub valid_from: Option<UtcMicros>,
+    /// New end of use.
+    pub valid_to: Option<UtcMicros>,
+}
+
+/// Use of a user coupon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UseCoupon {
+    /// For which order, 1 to 100 characters.
+    pub order_id: String,
+    /// The order's amount, >= 0.
+    pub order_amount: i64,
+    /// Who asks, where the caller says so: another user's coupon is then not found.
+    pub user_id: Option<UserId>,
+}
+
+/// Taking a use back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CancelUse {
+    /// The order it was used for.
+    pub order_id: String,
+    /// Who asks, where the caller says so.
+    pub user_id: Option<UserId>,
+}
+
+/// Which page of a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Where it starts; none: at the newest.
+    pub cursor: Option<Cursor>,
+    /// How many entries, 1 to [`PAGE_LIMIT_MAX`](super::model::PAGE_LIMIT_MAX); none: the default.
+    pub limit: Option<usize>,
+}
+
+/// The coupon service. Cheap to share behind an [`Arc`]; every method may be called from many tasks at once.
+pub struct CouponService {
+    pub(super) gate: Arc<dyn Gate>,
+    pub(super) ledger: Ledger,
+    pub(super) clock: Clock,
+    pub(super) config: CouponConfig,
+    pub(super) snapshots: Snapshots,
+    pub(super) issuer: Issuer,
+    pub(super) metrics: CouponMetrics,
+}
+
+impl CouponService {
+    /// Puts the service together and starts its batcher; call inside a tokio runtime. Dropping the service lets the
+    /// batcher finish what is queued, then ends it.
+    pub fn new(gate: Arc<dyn Gate>, ledger: Ledger, clock: Clock, config: CouponConfig) -> Self {
+        let metrics = CouponMetrics::new();
+        let issuer = Issuer::start(gate.clone(), ledger.clone(), &config, metrics.clone());
+        Self { gate, ledger, clock, snapshots: Snapshots::new(&config), config, issuer, metrics }
+    }
+
+    /// The counters and histograms, to be registered where metrics are served.
+    pub fn metrics(&self) -> &CouponMetrics {
+        &self.metrics
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &Arc<dyn Gate> {
+        &self.gate
+    }
+
+    /// Can requests be decided: the ledger and the gate both answer. The first that does not is named.
+    pub async fn ready(&self) -> Result<(), (super::error::Dependency, String)> {
+        use super::error::Dependency;
+        self.ledger.ping().await.map_err(|error| (Dependency::Ledger, error.to_string()))?;
+        self.gate.health().await.map_err(|error| (Dependency::Gate, error.to_string()))
+    }
+}
