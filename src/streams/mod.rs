@@ -1,6 +1,7 @@
 //! The engine: Kafka Streams' model, words and semantics in Rust.
 
 pub mod client;
+pub mod config;
 pub mod error;
 pub mod file;
 pub mod kstream;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{NodeId, PunctuationType};
 use crate::streams::{
+    config::{Semantics, StreamsConfig},
     error::Result,
     record::{AnyRecord, RecordContext, Timestamp},
     state::{CacheFlush, ChangeBuffer, KeyValueStore, SessionStore, Store, VersionedStore, WindowStore},
@@ -110,6 +111,8 @@ pub trait TaskContext {
     fn node_name(&self, node: NodeId) -> Arc<str>;
     /// Application id.
     fn application_id(&self) -> Arc<str>;
+    /// Settings of the application.
+    fn config(&self) -> &StreamsConfig;
 }
 
 /// What one node may do. Copyable; lives for one call.
@@ -275,6 +278,11 @@ impl<'a> NodeContext<'a> {
     /// Wall clock.
     pub fn now(&self) -> Timestamp {
         self.task.now()
+    }
+
+    /// Kafka's faults, or ours corrected.
+    pub fn semantics(&self) -> Semantics {
+        self.task.config().semantics
     }
 
     /// Counts a dropped record.

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use crate::streams::serdes::AnySerde;
+use super::Store;
+use crate::streams::{
+    error::{Result, StreamsError},
+    serdes::AnySerde,
+};
 
 /// Where the rows of a store live below cache and change log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -84,5 +88,10 @@ impl StoreBuilder {
             logging: true,
             backend: Backend::Persistent,
         }
+    }
+
+    /// Builds the store with its layers.
+    pub fn build(&self) -> Result<Store> {
+        Err(StreamsError::Topology(format!("no backend for store {}", self.name)))
     }
 }

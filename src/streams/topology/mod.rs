@@ -1,1 +1,90 @@
-//! The topology.
+//! A topology: sources, processors and sinks, the edges between them, the stores they use, the topics inside.
+//!
+//! Files and the typed DSL both lower to a [`TopologyBuilder`] (Kafka's `InternalTopologyBuilder`); the runtime and
+//! the test driver run the [`Topology`] it builds. Nothing here processes a record.
+
+mod builder;
+mod node;
+mod subtopology;
+
+pub use builder::TopologyBuilder;
+pub use node::{
+    DecodedRecord, EncodedRecord, NodeKind, NodeSpec, Partitioner, RecordDecoder, RecordEncoder, SinkSpec,
+    SinkTopic, SourceSpec, TimestampExtractor, serde_decoder, serde_encoder,
+};
+pub use subtopology::{InternalTopic, InternalTopicKind, Subtopology, changelog_topic, repartition_topic};
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    processor::{NodeId, StoreId},
+    state::StoreBuilder,
+};
+
+/// A store of a topology and who uses it.
+#[derive(Clone)]
+pub struct StoreSpec {
+    /// How to build it.
+    pub builder: StoreBuilder,
+    /// Processors connected to it.
+    pub users: Vec<NodeId>,
+    /// A source topic that is itself the changelog of this store (`reuse.ktable.source.topics`, read-only and global stores).
+    pub source_topic: Option<Arc<str>>,
+    /// Whether the store is global: one full copy per instance, filled from its topic before anything starts.
+    pub global: bool,
+}
+
+/// A built, valid topology. Immutable and shared by all tasks.
+pub struct Topology {
+    /// Application id: prefix of internal topics, name of the consumer group.
+    pub application_id: Arc<str>,
+    /// All nodes, in the order they were added; [`NodeId`] is the position.
+    pub nodes: Vec<NodeSpec>,
+    /// All stores, in the order they were added; [`StoreId`] is the position.
+    pub stores: Vec<StoreSpec>,
+    /// Connected components, by number.
+    pub subtopologies: Vec<Subtopology>,
+    /// Nodes of the global component (global tables and stores); they run in no task.
+    pub global_nodes: Vec<NodeId>,
+    /// Repartition topics: full name to the partition count asked for, if one was.
+    pub repartition_topics: BTreeMap<Arc<str>, Option<i32>>,
+    /// Groups of topics that must have equal partition counts.
+    pub copartition_groups: Vec<Vec<Arc<str>>>,
+}
+
+impl Topology {
+    /// Finds a node by name.
+    pub fn node_id(&self, name: &str) -> Option<NodeId> {
+        self.nodes.iter().position(|node| &*node.name == name)
+    }
+
+    /// Finds a store by name.
+    pub fn store_id(&self, name: &str) -> Option<StoreId> {
+        self.stores.iter().position(|store| store.builder.name == name).map(StoreId)
+    }
+
+    /// All source topics outside the application, in node order, global ones left out.
+    pub fn external_source_topics(&self) -> Vec<Arc<str>> {
+        let mut topics = Vec::new();
+        for subtopology in &self.subtopologies {
+            for topic in &subtopology.source_topics {
+                if !self.repartition_topics.contains_key(topic) && !topics.contains(topic) {
+                    topics.push(topic.clone());
+                }
+            }
+        }
+        topics
+    }
+
+    /// Topics that fill global stores.
+    pub fn global_topics(&self) -> Vec<Arc<str>> {
+        self.global_nodes
+            .iter()
+            .filter_map(|id| match &self.nodes[*id].kind {
+                NodeKind::Source(source) => Some(source.topics.clone()),
+                _ => None,
+            })
+            .flatten()
+            .collect()
+    }
+}

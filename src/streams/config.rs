@@ -1,0 +1,94 @@
+//! [`StreamsConfig`]: what an application is run with. Kafka Streams' keys, dots become underscores.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::client::OffsetReset;
+
+/// Whose rules hold where Kafka Streams has a fault (streams-semantics part D). Every switch point names this type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Semantics {
+    /// Corrected: see `docs/streams.md` for each correction.
+    #[default]
+    Sluice,
+    /// Record for record as Kafka Streams 4.3, faults included.
+    Kafka43,
+}
+
+/// What a commit promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ProcessingGuarantee {
+    /// Outputs, changelog and consumed offsets become visible together, once.
+    #[default]
+    ExactlyOnce,
+    /// After a crash, records since the last commit are processed again and their outputs repeated.
+    AtLeastOnce,
+}
+
+/// Settings of an application. [`Default`] is what a user gets who sets nothing.
+#[derive(Clone, Debug)]
+pub struct StreamsConfig {
+    /// Prefix of internal topics; consumer group unless `group_id` says otherwise.
+    pub application_id: String,
+    /// Consumer group, when it is not the application id.
+    pub group_id: Option<String>,
+    /// Stable name of this process: same name after a restart = no rebalance, same transactional ids.
+    pub instance_id: String,
+    /// Stream threads of this process, >= 1.
+    pub num_stream_threads: usize,
+    /// Exactly-once or at-least-once.
+    pub processing_guarantee: ProcessingGuarantee,
+    /// Time between commits.
+    pub commit_interval: Duration,
+    /// Budget for record caches and write buffers of the process, bytes.
+    pub buffer_bytes_max: usize,
+    /// Records buffered per input partition before it is paused.
+    pub buffered_records_per_partition: usize,
+    /// Most records one poll returns.
+    pub max_poll_records: usize,
+    /// Longest wait of a poll.
+    pub poll: Duration,
+    /// How long a task waits for an empty partition: negative = never, zero = only while it lags, else wall time once it is caught up.
+    pub max_task_idle_ms: i64,
+    /// Retry budget of retriable errors.
+    pub task_timeout: Duration,
+    /// An open transaction older than this is aborted by the log.
+    pub transaction_timeout: Duration,
+    /// Where state files live.
+    pub state_dir: PathBuf,
+    /// Warm copies of each store elsewhere in the group.
+    pub num_standby_replicas: usize,
+    /// Replicas of internal topics; -1 = the broker's default.
+    pub replication_factor: i32,
+    /// Where sources start without a committed offset.
+    pub offset_reset: OffsetReset,
+    /// Kafka's faults or ours corrected.
+    pub semantics: Semantics,
+    /// Wall time between scans for closed windows and expired join misses (Kafka's `__emit.interval.ms…`); 0 = at each record.
+    pub emit_interval_ms: i64,
+}
+
+impl Default for StreamsConfig {
+    fn default() -> Self {
+        Self {
+            application_id: "sluice".into(),
+            group_id: None,
+            instance_id: "0".into(),
+            num_stream_threads: 1,
+            processing_guarantee: ProcessingGuarantee::ExactlyOnce,
+            commit_interval: Duration::from_millis(100),
+            buffer_bytes_max: 256 << 20,
+            buffered_records_per_partition: 1_000,
+            max_poll_records: 1_000,
+            poll: Duration::from_millis(100),
+            max_task_idle_ms: 0,
+            task_timeout: Duration::from_secs(300),
+            transaction_timeout: Duration::from_secs(15),
+            state_dir: PathBuf::from("data/state"),
+            num_standby_replicas: 0,
+            replication_factor: -1,
+            offset_reset: OffsetReset::Earliest,
+            semantics: Semantics::Sluice,
+            emit_interval_ms: 1_000,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! [`PartitionGroup`]: the queues of a task and which record comes next.
+//!
+//! Next is the head with the smallest timestamp (Kafka's `PartitionGroup`; ties as Java's heap has them). Whether the task may go
+//! on while a partition is empty is decided by `max_task_idle_ms` (streams-semantics 2.16).
+
+use super::{
+    java_priority_queue::JavaPriorityQueue,
+    record_queue::{BadRecords, Head, RecordQueue},
+};
+use crate::streams::{
+    error::Result,
+    record::{ConsumerRecord, Timestamp, TopicPartition},
+};
+
+struct Partition {
+    id: TopicPartition,
+    queue: RecordQueue,
+    /// Records the log still has behind what was fetched; `None` = not known yet.
+    lag: Option<i64>,
+    /// When waiting for this empty, caught-up partition ends.
+    idle_until: Option<Timestamp>,
+}
+
+pub(super) struct PartitionGroup {
+    partitions: Vec<Partition>,
+    non_empty: JavaPriorityQueue<usize>,
+    max_task_idle_ms: i64,
+    /// Largest timestamp taken, -1 before the first: the task's stream time.
+    pub stream_time: Timestamp,
+}
+
+impl PartitionGroup {
+    pub fn new(queues: Vec<(TopicPartition, RecordQueue)>, max_task_idle_ms: i64) -> Self {
+        let partitions = queues
+            .into_iter()
+            .map(|(id, queue)| Partition { id, queue, lag: None, idle_until: None })
+            .collect();
+        Self { partitions, non_empty: JavaPriorityQueue::new(), max_task_idle_ms, stream_time: -1 }
+    }
+
+    pub fn index_of(&self, topic: &str, partition: i32) -> Option<usize> {
+        self.partitions.iter().position(|p| p.id.partition == partition && &*p.id.topic == topic)
+    }
+
+    pub fn partition(&self, index: usize) -> &TopicPartition {
+        &self.partitions[index].id
+    }
+
+    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.partitions.iter().map(|partition| &partition.id)
+    }
+
+    pub fn buffered(&self, index: usize) -> usize {
+        self.partitions[index].queue.len()
+    }
+
+    pub fn num_buffered(&self) -> usize {
+        self.partitions.iter().map(|partition| partition.queue.len()).sum()
+    }
+
+    pub fn partition_time(&self, index: usize) -> Timestamp {
+        self.partitions[index].queue.partition_time
+    }
+
+    pub fn set_partition_time(&mut self, index: usize, time: Timestamp) {
+        self.partitions[index].queue.partition_time = time;
+        self.stream_time = self.stream_time.max(time);
+    }
+
+    pub fn set_lag(&mut self, index: usize, lag: i64) {
+        self.partitions[index].lag = Some(lag);
+    }
+
+    /// Appends records of one partition, in offset order.
+    pub fn add(
+        &mut self,
+        index: usize,
+        records: impl IntoIterator<Item = ConsumerRecord>,
+        bad: &dyn BadRecords,
+    ) -> Result<()> {
+        let partition = &mut self.partitions[index];
+        let was_empty = partition.queue.len() == 0;
+        for record in records {
+            partition.queue.add(record);
+        }
+        partition.queue.update_head(bad)?;
+        if was_empty && let Some(timestamp) = partition.queue.head_timestamp() {
+            partition.idle_until = None;
+            self.non_empty.offer(timestamp, index);
+        }
+        Ok(())
+    }
+
+    /// Whether the next record may be taken although some partitions are empty.
+    pub fn ready(&mut self, now: Timestamp) -> bool {
+        if self.non_empty.len() == 0 {
+            return false;
+        }
+        if self.max_task_idle_ms < 0 || self.non_empty.len() == self.partitions.len() {
+            return true;
+        }
+        let idle = self.max_task_idle_ms;
+        self.partitions.iter_mut().filter(|partition| partition.queue.len() == 0).all(|partition| {
+            match partition.lag {
+                None => false,
+                Some(lag) if lag > 0 => {
+                    partition.idle_until = None;
+                    false
+                }
+                Some(_) => now >= *partition.idle_until.get_or_insert(now + idle),
+            }
+        })
+    }
+
+    /// Takes the next record, and says of which partition.
+    pub fn next(&mut self, bad: &dyn BadRecords) -> Result<Option<(usize, Head)>> {
+        let Some((_, index)) = self.non_empty.poll() else { return Ok(None) };
+        let queue = &mut self.partitions[index].queue;
+        let head = queue.take_head();
+        queue.update_head(bad)?;
+        if let Some(timestamp) = queue.head_timestamp() {
+            self.non_empty.offer(timestamp, index);
+        }
+        if let Some(head) = &head {
+            self.stream_time = self.stream_time.max(head.timestamp());
+        }
+        Ok(head.map(|head| (index, head)))
+    }
+
+    /// Source node of a partition.
+    pub fn source(&self, index: usize) -> usize {
+        self.partitions[index].queue.source
+    }
+
+    /// Forgets buffered records (after a rewind); clocks stay for the caller to set.
+    pub fn clear(&mut self) {
+        self.non_empty.clear();
+        for partition in &mut self.partitions {
+            partition.queue.clear();
+            partition.idle_until = None;
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! [`RecordQueue`]: the records of one input partition of a task, first in, first out.
+//!
+//! Only the head is decoded and timestamped (Kafka's `RecordQueue`), so that the extractor sees the partition time of what was
+//! really taken before it.
+
+use std::collections::VecDeque;
+
+use crate::streams::{
+    error::{Result, StreamsError},
+    processor::{DropReason, NodeId},
+    record::{ConsumerRecord, Timestamp},
+    topology::{DecodedRecord, RecordDecoder, TimestampExtractor},
+};
+
+/// The next record of a partition.
+pub(super) enum Head {
+    /// Ready to be processed.
+    Record(Box<ConsumerRecord>, DecodedRecord, Timestamp),
+    /// Nothing but dropped records: only its offset matters.
+    Corrupted(i64),
+}
+
+impl Head {
+    pub fn timestamp(&self) -> Timestamp {
+        match self {
+            Head::Record(_, _, timestamp) => *timestamp,
+            Head::Corrupted(_) => -1,
+        }
+    }
+}
+
+/// What a queue asks its task about bad records.
+pub(super) trait BadRecords {
+    /// Bytes could not be read: `Ok` drops the record, `Err` stops the task.
+    fn not_decoded(
+        &self,
+        record: &ConsumerRecord,
+        error: crate::streams::error::ProcessingError,
+    ) -> Result<()>;
+    /// Counts a dropped record.
+    fn dropped(&self, source: NodeId, reason: DropReason);
+}
+
+pub(super) struct RecordQueue {
+    pub source: NodeId,
+    decoder: RecordDecoder,
+    extractor: TimestampExtractor,
+    fifo: VecDeque<ConsumerRecord>,
+    head: Option<Head>,
+    /// Largest timestamp taken from this partition, -1 before the first.
+    pub partition_time: Timestamp,
+}
+
+impl RecordQueue {
+    pub fn new(source: NodeId, decoder: RecordDecoder, extractor: TimestampExtractor) -> Self {
+        Self { source, decoder, extractor, fifo: VecDeque::new(), head: None, partition_time: -1 }
+    }
+
+    /// Records held, the head included.
+    pub fn len(&self) -> usize {
+        self.fifo.len() + usize::from(self.head.is_some())
+    }
+
+    pub fn head_timestamp(&self) -> Option<Timestamp> {
+        self.head.as_ref().map(Head::timestamp)
+    }
+
+    pub fn add(&mut self, record: ConsumerRecord) {
+        self.fifo.push_back(record);
+    }
+
+    /// Decodes until there is a head, or nothing is left.
+    pub fn update_head(&mut self, bad: &dyn BadRecords) -> Result<()> {
+        if self.head.is_some() {
+            return Ok(());
+        }
+        let mut last_corrupted = None;
+        while let Some(raw) = self.fifo.pop_front() {
+            let decoded = match (self.decoder)(&raw) {
+                Ok(decoded) => decoded,
+                Err(error) => {
+                    bad.not_decoded(&raw, error)?;
+                    bad.dropped(self.source, DropReason::Deserialization);
+                    last_corrupted = Some(raw.offset);
+                    continue;
+                }
+            };
+            let timestamp = (self.extractor)(&raw, &decoded, self.partition_time)
+                .map_err(|error| StreamsError::Fatal(format!("timestamp extractor failed: {error}")))?;
+            if timestamp < 0 {
+                bad.dropped(self.source, DropReason::InvalidTimestamp);
+                last_corrupted = Some(raw.offset);
+                continue;
+            }
+            self.head = Some(Head::Record(Box::new(raw), decoded, timestamp));
+            return Ok(());
+        }
+        self.head = last_corrupted.map(Head::Corrupted);
+        Ok(())
+    }
+
+    /// Takes the head and moves the partition time.
+    pub fn take_head(&mut self) -> Option<Head> {
+        let head = self.head.take()?;
+        self.partition_time = self.partition_time.max(head.timestamp());
+        Some(head)
+    }
+
+    pub fn clear(&mut self) {
+        self.fifo.clear();
+        self.head = None;
+    }
+}

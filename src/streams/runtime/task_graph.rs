@@ -1,0 +1,621 @@
+//! [`TaskGraph`]: the living nodes and stores of one task, and the only way from one node to the next.
+//!
+//! Takes a record at a source and runs it down, depth first. What comes out (sink records, changelog records) is
+//! collected here and drained by the task: the graph itself talks to no log.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+
+use super::{punctuation_queue::PunctuationQueue, record_queue::BadRecords, task_id::TaskId};
+use crate::streams::{
+    config::StreamsConfig,
+    error::{ProcessingError, Result, StreamsError},
+    processor::{
+        AnyProcessor, ClockId, DropReason, ErrorHandlers, ErrorResponse, NodeContext, NodeId,
+        ProductionResponse, PunctuationType, ScheduleId, StoreId, TaskContext,
+    },
+    record::{AnyRecord, ConsumerRecord, Headers, ProducerRecord, RecordContext, Timestamp},
+    state::{CacheFlush, ChangelogRecord, Store},
+    topology::{DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology, changelog_topic},
+};
+
+/// Global stores of the process, shared by all tasks.
+pub type GlobalStores = Arc<BTreeMap<usize, Mutex<Store>>>;
+
+type FlushConverter = Box<dyn Fn(CacheFlush) -> Result<Option<AnyRecord>> + Send>;
+
+enum Run {
+    Source,
+    Processor(RefCell<Box<dyn AnyProcessor>>),
+    Sink(SinkSpec),
+}
+
+struct Node {
+    name: Arc<str>,
+    run: Run,
+    children: Vec<NodeId>,
+}
+
+struct LocalStore {
+    store: RefCell<Store>,
+    changelog: Option<Arc<str>>,
+    listener: RefCell<Option<(NodeId, FlushConverter)>>,
+}
+
+/// A named operator clock.
+struct Clock {
+    name: String,
+    value: i64,
+}
+
+/// See the module's documentation.
+pub struct TaskGraph {
+    topology: Arc<Topology>,
+    config: Arc<StreamsConfig>,
+    handlers: ErrorHandlers,
+    task_id: TaskId,
+    task_name: Arc<str>,
+    /// By [`NodeId`]; `None` for nodes of other sub-topologies.
+    nodes: Vec<Option<Node>>,
+    node_order: Vec<NodeId>,
+    /// By [`StoreId`]; `None` for stores of other sub-topologies.
+    stores: Vec<Option<LocalStore>>,
+    store_order: Vec<StoreId>,
+    globals: GlobalStores,
+    partition_counts: Arc<dyn Fn(&str) -> Result<i32> + Send + Sync>,
+    context: RefCell<RecordContext>,
+    /// The raw record now being processed, for dead letters.
+    raw: RefCell<Option<ConsumerRecord>>,
+    clocks: RefCell<Vec<Clock>>,
+    restored_clocks: RefCell<HashMap<String, i64>>,
+    stream_schedules: RefCell<PunctuationQueue>,
+    wall_schedules: RefCell<PunctuationQueue>,
+    next_schedule: Cell<usize>,
+    stream_time: Cell<Timestamp>,
+    now: Cell<Timestamp>,
+    commit_requested: Cell<bool>,
+    dropped: RefCell<BTreeMap<(NodeId, DropReason), u64>>,
+    output: RefCell<Vec<ProducerRecord>>,
+}
+
+/// What a graph is made from.
+pub struct GraphParts {
+    pub topology: Arc<Topology>,
+    pub config: Arc<StreamsConfig>,
+    pub handlers: ErrorHandlers,
+    pub task_id: TaskId,
+    /// Nodes to run, in the order they were added to the topology.
+    pub nodes: Vec<NodeId>,
+    /// Stores of those nodes, in the order caches are flushed.
+    pub stores: Vec<(StoreId, Store)>,
+    pub globals: GlobalStores,
+    /// Number of partitions of a topic, for custom partitioners.
+    pub partition_counts: Arc<dyn Fn(&str) -> Result<i32> + Send + Sync>,
+}
+
+impl TaskGraph {
+    /// Builds the nodes; [`init`](Self::init) must follow before the first record.
+    pub fn new(parts: GraphParts) -> Self {
+        let topology = parts.topology;
+        let mut nodes: Vec<Option<Node>> = topology.nodes.iter().map(|_| None).collect();
+        for id in &parts.nodes {
+            let spec = &topology.nodes[*id];
+            let run = match &spec.kind {
+                NodeKind::Source(_) => Run::Source,
+                NodeKind::Processor(supplier) => Run::Processor(RefCell::new(supplier())),
+                NodeKind::Sink(sink) => Run::Sink(sink.clone()),
+            };
+            nodes[*id] = Some(Node { name: spec.name.clone(), run, children: spec.children.clone() });
+        }
+        let mut stores: Vec<Option<LocalStore>> = topology.stores.iter().map(|_| None).collect();
+        let mut store_order = Vec::new();
+        for (id, store) in parts.stores {
+            let spec = &topology.stores[id.0];
+            let changelog = (spec.builder.logging && spec.source_topic.is_none())
+                .then(|| changelog_topic(&topology.application_id, &spec.builder.name));
+            stores[id.0] =
+                Some(LocalStore { store: RefCell::new(store), changelog, listener: RefCell::new(None) });
+            store_order.push(id);
+        }
+        Self {
+            config: parts.config,
+            handlers: parts.handlers,
+            task_id: parts.task_id,
+            task_name: parts.task_id.to_string().into(),
+            nodes,
+            node_order: parts.nodes,
+            stores,
+            store_order,
+            globals: parts.globals,
+            partition_counts: parts.partition_counts,
+            context: RefCell::default(),
+            raw: RefCell::default(),
+            clocks: RefCell::default(),
+            restored_clocks: RefCell::default(),
+            stream_schedules: RefCell::new(PunctuationQueue::new()),
+            wall_schedules: RefCell::new(PunctuationQueue::new()),
+            next_schedule: Cell::new(0),
+            stream_time: Cell::new(-1),
+            now: Cell::new(0),
+            commit_requested: Cell::new(false),
+            dropped: RefCell::default(),
+            output: RefCell::default(),
+            topology,
+        }
+    }
+
+    /// The topology the graph is a part of.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// Initialises processors, in the order they were added. Clocks committed earlier are given first.
+    pub fn init(&self, clocks: HashMap<String, i64>, now: Timestamp) -> Result<()> {
+        *self.restored_clocks.borrow_mut() = clocks;
+        self.now.set(now);
+        for id in &self.node_order {
+            if let Run::Processor(processor) = &self.live(*id).run {
+                processor.borrow_mut().init(NodeContext::new(self, *id))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes processors.
+    pub fn close(&self) {
+        for id in &self.node_order {
+            if let Run::Processor(processor) = &self.live(*id).run {
+                processor.borrow_mut().close();
+            }
+        }
+    }
+
+    /// Runs one record from its source down to the leaves.
+    pub fn process(
+        &self,
+        source: NodeId,
+        raw: ConsumerRecord,
+        decoded: DecodedRecord,
+        timestamp: Timestamp,
+        stream_time: Timestamp,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.now.set(now);
+        self.stream_time.set(stream_time);
+        let headers = raw.headers.clone();
+        *self.context.borrow_mut() = RecordContext {
+            topic: Some(raw.topic.clone()),
+            partition: raw.partition,
+            offset: raw.offset,
+            timestamp,
+            headers: headers.clone(),
+        };
+        *self.raw.borrow_mut() = Some(raw);
+        let record = AnyRecord::change(decoded.key, decoded.value, decoded.old, timestamp, headers);
+        let result = self.forward(source, None, record);
+        *self.raw.borrow_mut() = None;
+        result
+    }
+
+    /// Calls the stream-time schedules due at `stream_time`. Whether any was called.
+    pub fn punctuate_stream_time(&self, stream_time: Timestamp, now: Timestamp) -> Result<bool> {
+        self.now.set(now);
+        self.stream_time.set(stream_time);
+        if stream_time < 0 {
+            return Ok(false);
+        }
+        self.punctuate(&self.stream_schedules, stream_time)
+    }
+
+    /// Calls the wall-clock schedules due at `now`. Whether any was called.
+    pub fn punctuate_wall_clock(&self, now: Timestamp) -> Result<bool> {
+        self.now.set(now);
+        self.punctuate(&self.wall_schedules, now)
+    }
+
+    /// When the next wall-clock schedule is due.
+    pub fn next_wall_clock_punctuation(&self) -> Option<Timestamp> {
+        self.wall_schedules.borrow().next_due()
+    }
+
+    fn punctuate(&self, queue: &RefCell<PunctuationQueue>, time: Timestamp) -> Result<bool> {
+        let mut called = false;
+        loop {
+            let Some((at, index, schedule, node)) = queue.borrow_mut().take_due(time) else {
+                return Ok(called);
+            };
+            called = true;
+            *self.context.borrow_mut() = RecordContext {
+                topic: None,
+                partition: -1,
+                offset: -1,
+                timestamp: time,
+                headers: Headers::EMPTY,
+            };
+            if let Run::Processor(processor) = &self.live(node).run {
+                let result = processor.borrow_mut().punctuate(NodeContext::new(self, node), schedule, time);
+                self.handle(node, result)?;
+            }
+            queue.borrow_mut().reschedule(index, at, time);
+        }
+    }
+
+    /// Flushes record caches, store by store, forwarding what comes out. May produce records.
+    pub fn flush_caches(&self) -> Result<()> {
+        for id in &self.store_order {
+            let local = self.local(*id);
+            let flushed = local.store.borrow_mut().as_state_store().flush_cache()?;
+            let listener = local.listener.borrow();
+            let Some((node, convert)) = listener.as_ref() else { continue };
+            for entry in flushed {
+                let context = entry.context.clone();
+                if let Some(record) = convert(entry)? {
+                    *self.context.borrow_mut() = context;
+                    self.forward(*node, None, record)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what sinks wrote, then what stores logged, in write order.
+    pub fn drain_output(&self, out: &mut Vec<ProducerRecord>) -> Result<()> {
+        out.append(&mut self.output.borrow_mut());
+        let mut changes: Vec<ChangelogRecord> = Vec::new();
+        for id in &self.store_order {
+            let local = self.local(*id);
+            local.store.borrow_mut().as_state_store().drain_changelog(&mut changes)?;
+            let Some(topic) = &local.changelog else {
+                changes.clear();
+                continue;
+            };
+            out.extend(changes.drain(..).map(|change| ProducerRecord {
+                topic: topic.clone(),
+                partition: Some(self.task_id.partition),
+                key: Some(Bytes::copy_from_slice(&change.key)),
+                value: change.value,
+                timestamp: change.timestamp,
+                headers: change.headers,
+            }));
+        }
+        Ok(())
+    }
+
+    /// Runs `f` on a store of the task, by id.
+    pub fn store<R>(&self, id: StoreId, f: impl FnOnce(&mut Store) -> R) -> Option<R> {
+        if let Some(global) = self.globals.get(&id.0) {
+            return Some(f(&mut global.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
+        }
+        let local = self.stores.get(id.0)?.as_ref()?;
+        Some(f(&mut local.store.borrow_mut()))
+    }
+
+    /// Local stores in flush order.
+    pub fn store_ids(&self) -> &[StoreId] {
+        &self.store_order
+    }
+
+    /// Changelog topic of a local store, if it has one.
+    pub fn changelog(&self, id: StoreId) -> Option<&Arc<str>> {
+        self.local(id).changelog.as_ref()
+    }
+
+    /// Operator clocks by name, to be committed with the offsets.
+    pub fn clocks(&self) -> HashMap<String, i64> {
+        self.clocks.borrow().iter().map(|clock| (clock.name.clone(), clock.value)).collect()
+    }
+
+    /// Records dropped so far, by node and reason, stores included.
+    pub fn dropped(&self) -> BTreeMap<(NodeId, DropReason), u64> {
+        for id in &self.store_order {
+            let refused = self.local(*id).store.borrow_mut().as_state_store().take_dropped();
+            if refused > 0 {
+                let user = self.topology.stores[id.0].users.first().copied().unwrap_or_default();
+                *self.dropped.borrow_mut().entry((user, DropReason::Expired)).or_default() += refused;
+            }
+        }
+        self.dropped.borrow().clone()
+    }
+
+    /// Whether a node asked for a commit since the last call.
+    pub fn take_commit_request(&self) -> bool {
+        self.commit_requested.take()
+    }
+
+    fn live(&self, id: NodeId) -> &Node {
+        self.nodes[id].as_ref().expect("edges never leave a sub-topology")
+    }
+
+    fn local(&self, id: StoreId) -> &LocalStore {
+        self.stores[id.0].as_ref().expect("store_order lists local stores only")
+    }
+
+    /// Runs one node on a record, in the record's own context; the caller's context is restored afterwards.
+    fn run(&self, id: NodeId, record: AnyRecord) -> Result<()> {
+        let node = self.live(id);
+        let before = {
+            let mut context = self.context.borrow_mut();
+            let timestamp = std::mem::replace(&mut context.timestamp, record.timestamp);
+            let headers = std::mem::replace(&mut context.headers, record.headers.clone());
+            (timestamp, headers)
+        };
+        let result = match &node.run {
+            Run::Processor(processor) => {
+                let result = processor.borrow_mut().process(NodeContext::new(self, id), record);
+                self.handle(id, result)
+            }
+            Run::Sink(sink) => self.write(id, sink, record),
+            Run::Source => self.forward(id, None, record),
+        };
+        let mut context = self.context.borrow_mut();
+        (context.timestamp, context.headers) = before;
+        result
+    }
+
+    /// Asks the processing handler about a failure of user code at `node`; other errors pass.
+    fn handle(&self, node: NodeId, result: Result<()>) -> Result<()> {
+        let error = match result {
+            Err(StreamsError::Processing(error)) => error,
+            other => return other,
+        };
+        let context = self.context.borrow().clone();
+        let name = &self.live(node).name;
+        let response = (self.handlers.processing)(&context, name, &error);
+        if let Some(topic) = &self.handlers.dead_letter_topic {
+            let raw = self.raw.borrow();
+            let (key, value) = raw.as_ref().map_or((None, None), |raw| (raw.key.clone(), raw.value.clone()));
+            self.output.borrow_mut().push(dead_letter(topic, key, value, &context, &error, name));
+        }
+        match response {
+            ErrorResponse::Continue => {
+                self.drop_record(node, DropReason::ProcessingError);
+                Ok(())
+            }
+            ErrorResponse::Fail => Err(StreamsError::Fatal(format!(
+                "processor {name} of task {} failed on {}-{} at offset {}: {error}",
+                self.task_id,
+                context.topic.as_deref().unwrap_or("(punctuation)"),
+                context.partition,
+                context.offset,
+            ))),
+        }
+    }
+
+    fn write(&self, node: NodeId, sink: &SinkSpec, record: AnyRecord) -> Result<()> {
+        let failed = |error: ProcessingError| {
+            StreamsError::Fatal(format!("sink {} could not write a record: {error}", self.live(node).name))
+        };
+        let topic = match &sink.topic {
+            SinkTopic::Fixed(topic) => topic.clone(),
+            SinkTopic::Dynamic(choose) => choose(&record, &self.context.borrow()).map_err(failed)?,
+        };
+        if record.timestamp < 0 {
+            return Err(failed(ProcessingError::new(
+                "StreamsException",
+                format!("invalid (negative) timestamp of {} for output record", record.timestamp),
+            )));
+        }
+        let partitions = match &sink.partitioner {
+            Some(partitioner) => partitioner(&topic, &record, (self.partition_counts)(&topic)?),
+            None => None,
+        };
+        let encoded = match (sink.encoder)(&record) {
+            Ok(encoded) => encoded,
+            Err(error) => {
+                let attempt = ProducerRecord {
+                    topic,
+                    partition: None,
+                    key: None,
+                    value: None,
+                    timestamp: Some(record.timestamp),
+                    headers: record.headers,
+                };
+                return match (self.handlers.production)(&attempt, &error) {
+                    ProductionResponse::Continue => {
+                        self.drop_record(node, DropReason::ProductionError);
+                        Ok(())
+                    }
+                    // Encoding the same value again cannot end differently.
+                    ProductionResponse::Retry | ProductionResponse::Fail => Err(failed(error)),
+                };
+            }
+        };
+        let out = ProducerRecord {
+            topic,
+            partition: None,
+            key: encoded.key.map(Bytes::from),
+            value: encoded.value.map(Bytes::from),
+            timestamp: Some(record.timestamp),
+            headers: record.headers,
+        };
+        let mut output = self.output.borrow_mut();
+        match partitions {
+            None => output.push(out),
+            Some(partitions) => output
+                .extend(partitions.into_iter().map(|p| ProducerRecord { partition: Some(p), ..out.clone() })),
+        }
+        Ok(())
+    }
+}
+
+/// A dead letter as Kafka's handlers write it (KIP-1034).
+fn dead_letter(
+    topic: &Arc<str>,
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+    context: &RecordContext,
+    error: &ProcessingError,
+    node: &str,
+) -> ProducerRecord {
+    let mut headers = context.headers.clone();
+    let mut add = |name: &str, text: String| headers.add(format!("__streams.errors.{name}"), Some(text));
+    add("exception", error.class.clone());
+    add("message", error.message.clone());
+    add("stacktrace", format!("{error} (at {node})"));
+    add("topic", context.topic.as_deref().unwrap_or_default().to_owned());
+    add("partition", context.partition.to_string());
+    add("offset", context.offset.to_string());
+    ProducerRecord {
+        topic: topic.clone(),
+        partition: None,
+        key,
+        value,
+        timestamp: Some(context.timestamp),
+        headers,
+    }
+}
+
+impl BadRecords for TaskGraph {
+    fn not_decoded(&self, record: &ConsumerRecord, error: ProcessingError) -> Result<()> {
+        let response = (self.handlers.deserialization)(record, &error);
+        if let Some(topic) = &self.handlers.dead_letter_topic {
+            let context = RecordContext {
+                topic: Some(record.topic.clone()),
+                partition: record.partition,
+                offset: record.offset,
+                timestamp: record.timestamp,
+                headers: record.headers.clone(),
+            };
+            let letter = dead_letter(
+                topic,
+                record.key.clone(),
+                record.value.clone(),
+                &context,
+                &error,
+                "deserialization",
+            );
+            self.output.borrow_mut().push(letter);
+        }
+        match response {
+            ErrorResponse::Continue => Ok(()),
+            ErrorResponse::Fail => Err(StreamsError::Fatal(format!(
+                "cannot read the record at {}-{} offset {}: {error}. Choose a dead-letter topic or a handler that \
+                 continues to get past it",
+                record.topic, record.partition, record.offset
+            ))),
+        }
+    }
+
+    fn dropped(&self, source: NodeId, reason: DropReason) {
+        self.drop_record(source, reason);
+    }
+}
+
+impl TaskContext for TaskGraph {
+    fn forward(&self, node: NodeId, child: Option<&str>, record: AnyRecord) -> Result<()> {
+        let children = &self.live(node).children;
+        if let Some(name) = child {
+            let target = children.iter().find(|id| &*self.live(**id).name == name);
+            return match target {
+                Some(id) => self.run(*id, record),
+                None => Err(StreamsError::Topology(format!(
+                    "{} has no child named {name}: connect it or forward to all",
+                    self.live(node).name
+                ))),
+            };
+        }
+        let Some((last, rest)) = children.split_last() else { return Ok(()) };
+        for id in rest {
+            self.run(*id, record.clone())?;
+        }
+        self.run(*last, record)
+    }
+
+    fn with_store(&self, store: StoreId, f: &mut dyn FnMut(&mut Store) -> Result<()>) -> Result<()> {
+        self.store(store, f).unwrap_or_else(|| {
+            Err(StreamsError::fatal(format!("store {} is not in task {}", store.0, self.task_id)))
+        })
+    }
+
+    fn store_id(&self, node: NodeId, name: &str) -> Option<StoreId> {
+        let id = self.topology.store_id(name)?;
+        let spec = &self.topology.stores[id.0];
+        (spec.global || spec.users.contains(&node)).then_some(id)
+    }
+
+    fn record_context(&self) -> RecordContext {
+        self.context.borrow().clone()
+    }
+
+    fn context_timestamp(&self) -> Timestamp {
+        self.context.borrow().timestamp
+    }
+
+    fn forward_on_flush(&self, node: NodeId, store: StoreId, convert: FlushConverter) {
+        if let Some(Some(local)) = self.stores.get(store.0) {
+            *local.listener.borrow_mut() = Some((node, convert));
+        }
+    }
+
+    fn schedule(&self, node: NodeId, interval_ms: i64, kind: PunctuationType) -> ScheduleId {
+        let id = ScheduleId(self.next_schedule.replace(self.next_schedule.get() + 1));
+        match kind {
+            PunctuationType::StreamTime => {
+                self.stream_schedules.borrow_mut().schedule(id, node, 0, interval_ms);
+            }
+            PunctuationType::WallClockTime => {
+                let first = self.now.get() + interval_ms;
+                self.wall_schedules.borrow_mut().schedule(id, node, first, interval_ms);
+            }
+        }
+        id
+    }
+
+    fn cancel(&self, schedule: ScheduleId) {
+        self.stream_schedules.borrow_mut().cancel(schedule);
+        self.wall_schedules.borrow_mut().cancel(schedule);
+    }
+
+    fn register_clock(&self, node: NodeId, name: &str, initial: i64) -> ClockId {
+        let name = format!("{}/{name}", self.live(node).name);
+        let value = self.restored_clocks.borrow().get(&name).copied().unwrap_or(initial);
+        let mut clocks = self.clocks.borrow_mut();
+        clocks.push(Clock { name, value });
+        ClockId(clocks.len() - 1)
+    }
+
+    fn clock(&self, clock: ClockId) -> i64 {
+        self.clocks.borrow()[clock.0].value
+    }
+
+    fn set_clock(&self, clock: ClockId, value: i64) {
+        self.clocks.borrow_mut()[clock.0].value = value;
+    }
+
+    fn stream_time(&self) -> Timestamp {
+        self.stream_time.get()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now.get()
+    }
+
+    fn request_commit(&self) {
+        self.commit_requested.set(true);
+    }
+
+    fn drop_record(&self, node: NodeId, reason: DropReason) {
+        *self.dropped.borrow_mut().entry((node, reason)).or_default() += 1;
+    }
+
+    fn task_id(&self) -> Arc<str> {
+        self.task_name.clone()
+    }
+
+    fn node_name(&self, node: NodeId) -> Arc<str> {
+        self.topology.nodes[node].name.clone()
+    }
+
+    fn application_id(&self) -> Arc<str> {
+        self.topology.application_id.clone()
+    }
+
+    fn config(&self) -> &StreamsConfig {
+        &self.config
+    }
+}
