@@ -20,6 +20,8 @@ pub use layers::{DEFAULT_TOML, Layers, environment_name};
 pub use problem::{ConfigError, Problem, nearest};
 use reader::{Reader, shown};
 
+use crate::http::HttpConfig;
+
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -43,27 +45,6 @@ pub struct Config {
     pub streams: StreamsConfig,
     /// Logs and metrics.
     pub telemetry: TelemetryConfig,
-}
-
-/// Limits of the HTTP server.
-#[derive(Clone, Debug)]
-pub struct HttpConfig {
-    /// Address to listen on.
-    pub listen: SocketAddr,
-    /// Most requests worked on at once.
-    pub max_in_flight: usize,
-    /// Most open connections.
-    pub connections_max: usize,
-    /// Time for the head of a request, and idle time of a connection.
-    pub header_timeout: Duration,
-    /// Time for the body of a request.
-    pub body_timeout: Duration,
-    /// Time from head to answer.
-    pub request_timeout: Duration,
-    /// Largest body.
-    pub body_bytes_max: usize,
-    /// Time for admitted requests to finish at shutdown.
-    pub shutdown_grace: Duration,
 }
 
 /// Where events and derived records are kept.

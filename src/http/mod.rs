@@ -1,1 +1,127 @@
-//! The HTTP API: parse, one call into the domain, answer.
+//! The API: parse, one call into the domain, answer.
+//!
+//! A request goes down: `server` (connections) -> `edge` (id, admission, time, metrics) -> a handler in [`coupons`],
+//! [`user_coupons`] or [`ops`], whose arguments are made by `extract` and `admin` -> one `coupon::` method -> `error`
+//! (the only table from outcomes to statuses). Nothing here knows Redis, SQL or Kafka.
+
+pub mod admin;
+mod config;
+pub mod coupons;
+mod edge;
+pub mod error;
+mod extract;
+mod metrics;
+pub mod openapi;
+pub mod ops;
+mod server;
+pub mod user_coupons;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::Method,
+    middleware,
+    routing::{MethodRouter, get, patch, post},
+};
+
+pub use config::HttpConfig;
+pub use edge::{InFlight, X_REQUEST_ID};
+pub use metrics::HttpMetrics;
+pub use server::serve;
+
+use crate::coupon::service::CouponService;
+use error::Problem;
+
+/// What handlers share.
+pub struct ApiState {
+    /// The domain.
+    pub service: Arc<CouponService>,
+    /// Limits.
+    pub config: HttpConfig,
+    /// Who may use the admin paths.
+    pub admin: admin::AdminGuard,
+    /// Requests being worked on.
+    pub in_flight: InFlight,
+    /// Counters of this API.
+    pub metrics: Arc<HttpMetrics>,
+    /// Everything `/metrics` shows.
+    pub registry: prometheus::Registry,
+    /// What `/readyz` asks.
+    pub readiness: ops::ReadinessProbe,
+}
+
+type Routes = Vec<(&'static str, Vec<Method>, MethodRouter<Arc<ApiState>>)>;
+
+/// Every route. A new endpoint is a line here and a handler named in `openapi`.
+fn routes() -> Routes {
+    use Method as M;
+    vec![
+        ("/api/coupon", vec![M::POST, M::GET], post(coupons::create).get(coupons::list)),
+        ("/api/coupon/{couponId}", vec![M::GET, M::PATCH], get(coupons::get).patch(coupons::patch)),
+        ("/api/coupon/{couponId}/open", vec![M::POST], post(coupons::open)),
+        ("/api/coupon/{couponId}/pause", vec![M::POST], post(coupons::pause)),
+        ("/api/coupon/{couponId}/close", vec![M::POST], post(coupons::close)),
+        ("/api/coupon/{couponId}/stock", vec![M::GET], get(coupons::stock)),
+        (
+            "/api/coupon/{couponId}/issue-redis",
+            vec![M::POST, M::PATCH],
+            patch(coupons::issue).post(coupons::issue),
+        ),
+        ("/api/coupon/{couponId}/issue", vec![M::POST], post(coupons::issue)),
+        ("/api/coupon/user/{userId}", vec![M::GET], get(user_coupons::list_by_user)),
+        ("/api/user-coupons/{userCouponId}", vec![M::GET], get(user_coupons::get)),
+        ("/api/user-coupons/{userCouponId}/use", vec![M::POST], post(user_coupons::redeem)),
+        ("/api/user-coupons/{userCouponId}/cancel-use", vec![M::POST], post(user_coupons::cancel_use)),
+        ("/api/user-coupons/{userCouponId}/revoke", vec![M::POST], post(user_coupons::revoke)),
+        ("/healthz", vec![M::GET], get(ops::healthz)),
+        ("/readyz", vec![M::GET], get(ops::readyz)),
+        ("/metrics", vec![M::GET], get(ops::metrics)),
+        ("/openapi.json", vec![M::GET], get(ops::openapi_json)),
+    ]
+}
+
+/// Routes that are another's: method, path, and the path whose POST it is.
+pub(crate) const ALIASES: &[(Method, &str, &str)] = &[
+    (Method::POST, "/api/coupon/{couponId}/issue", "/api/coupon/{couponId}/issue-redis"),
+    (Method::PATCH, "/api/coupon/{couponId}/issue-redis", "/api/coupon/{couponId}/issue-redis"),
+];
+
+/// Registers the API's metrics, with every route's label.
+pub fn register_metrics(registry: &prometheus::Registry) -> prometheus::Result<Arc<HttpMetrics>> {
+    HttpMetrics::register(registry, routes().into_iter().map(|(path, ..)| path)).map(Arc::new)
+}
+
+/// The API as a service.
+pub fn router(state: Arc<ApiState>) -> Router {
+    let router =
+        routes().into_iter().fold(Router::new(), |router, (path, _, handlers)| router.route(path, handlers));
+    router
+        .fallback(async || Problem::no_such_path())
+        .method_not_allowed_fallback(async || Problem::no_such_method())
+        .layer(middleware::from_fn_with_state(state.clone(), edge::edge))
+        .with_state(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn routes_and_document_are_equal() {
+        let served: BTreeSet<String> = routes()
+            .into_iter()
+            .flat_map(|(path, methods, _)| methods.into_iter().map(move |method| format!("{method} {path}")))
+            .collect();
+        let described: BTreeSet<String> = (openapi::document().paths.paths.iter())
+            .flat_map(|(path, item)| {
+                [(&item.get, "GET"), (&item.post, "POST"), (&item.patch, "PATCH")].into_iter().filter_map(
+                    move |(operation, method)| operation.as_ref().map(|_| format!("{method} {path}")),
+                )
+            })
+            .collect();
+        assert_eq!(served, described);
+    }
+}

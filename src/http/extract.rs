@@ -1,0 +1,217 @@
+//! From bytes to the domain's types, exactly: what is not precisely right is answered 400 and names its field.
+//!
+//! * Ids are decimal digits without sign, leading zero or fraction, 1 to 2^63-1, in paths; in JSON they are numbers.
+//! * Bodies are JSON whatever `Content-Type` says, at most `body_bytes_max` bytes, and must arrive in time.
+//! * Admin bodies refuse unknown fields (a misspelt limit must not pass for the default); users' bodies ignore them,
+//!   so that a client newer than this server still works.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderMap, HeaderName, request::Parts},
+};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+use super::{ApiState, edge::RequestId, error::Problem};
+use crate::coupon::{
+    model::{Cursor, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX},
+    service::{IdempotencyKey, PageRequest, RequestContext},
+};
+
+/// The id in the path.
+pub struct Id<T>(pub T);
+
+impl<T: TryFrom<i64>> FromRequestParts<Arc<ApiState>> for Id<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<ApiState>) -> Result<Self, Problem> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::malformed("the id in the path is not text"))?;
+        parse_id(&text).map(Id).ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            Problem::malformed(format!(
+                "the id in the path must be a whole number from 1 to {}, not `{shown}`",
+                i64::MAX
+            ))
+        })
+    }
+}
+
+fn parse_id<T: TryFrom<i64>>(text: &str) -> Option<T> {
+    let exact = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    exact.then(|| text.parse::<i64>().ok()).flatten().and_then(|id| T::try_from(id).ok())
+}
+
+/// A JSON body.
+pub struct JsonBody<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<ApiState>> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &Arc<ApiState>) -> Result<Self, Problem> {
+        let bytes =
+            tokio::time::timeout(state.config.body_timeout, read_body(request, state.config.body_bytes_max))
+                .await
+                .map_err(|_| Problem::too_slow())??;
+        parse_json(&bytes).map(JsonBody)
+    }
+}
+
+async fn read_body(request: Request, limit: usize) -> Result<Bytes, Problem> {
+    let mut chunks = request.into_body().into_data_stream();
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| Problem::malformed("the body broke off"))?;
+        if first.len() + rest.len() + chunk.len() > limit {
+            return Err(Problem::too_large(limit));
+        }
+        // Nearly every body is one chunk: then nothing is copied.
+        if first.is_empty() { first = chunk } else { rest.extend_from_slice(&chunk) }
+    }
+    if rest.is_empty() {
+        return Ok(first);
+    }
+    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&rest);
+    Ok(whole.freeze())
+}
+
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return Ok(value);
+    }
+    if bytes.is_empty() {
+        return Err(Problem::malformed("the request needs a JSON body"));
+    }
+    // Read again with the path kept: only a refused body pays for it.
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let result: Result<T, _> = serde_path_to_error::deserialize(&mut deserializer);
+    let detail = match result {
+        Err(error) => {
+            let path = error.path().to_string();
+            let inner = error.into_inner();
+            match path.as_str() {
+                "." | "?" => inner.to_string(),
+                path => format!("{path}: {inner}"),
+            }
+        }
+        Ok(_) => deserializer.end().map_or_else(|error| error.to_string(), |()| "not JSON".into()),
+    };
+    Err(Problem::malformed(detail))
+}
+
+/// Correlation id and idempotency key of a changing request.
+pub struct Caller(pub RequestContext);
+
+impl FromRequestParts<Arc<ApiState>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<ApiState>) -> Result<Self, Problem> {
+        let request_id =
+            parts.extensions.get::<RequestId>().map(|RequestId(id)| id.to_string()).unwrap_or_default();
+        Ok(Self(RequestContext { request_id, idempotency_key: idempotency_key(&parts.headers)? }))
+    }
+}
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    if keys.next().is_some() {
+        return Err(Problem::malformed("Idempotency-Key is given more than once"));
+    }
+    let text =
+        key.to_str().map_err(|_| Problem::malformed("Idempotency-Key has visible ASCII characters only"))?;
+    IdempotencyKey::parse(text).map(Some).map_err(Problem::malformed)
+}
+
+/// Filter and page of a list: `?status=&cursor=&limit=`.
+pub struct ListQuery<S> {
+    /// Only entries of this status.
+    pub status: Option<S>,
+    /// Which page.
+    pub page: PageRequest,
+}
+
+#[derive(Deserialize)]
+struct RawListQuery {
+    status: Option<String>,
+    cursor: Option<String>,
+    limit: Option<String>,
+}
+
+impl<S: std::str::FromStr<Err = String>> FromRequestParts<Arc<ApiState>> for ListQuery<S> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<ApiState>) -> Result<Self, Problem> {
+        let Query(raw) = Query::<RawListQuery>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| Problem::malformed(format!("query: {}", error.body_text())))?;
+        // An empty parameter (`?status=`) is one that is left out.
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let status = given(raw.status)
+            .map(|text| text.parse::<S>().map_err(|error| Problem::malformed(format!("status: {error}"))))
+            .transpose()?;
+        let cursor =
+            given(raw.cursor).map(|text| text.parse::<Cursor>().map_err(Problem::malformed)).transpose()?;
+        let limit = given(raw.limit)
+            .map(|text| {
+                text.parse::<usize>().ok().filter(|limit| (1..=PAGE_LIMIT_MAX).contains(limit)).ok_or_else(|| {
+                    Problem::malformed(format!(
+                        "limit must be a whole number from 1 to {PAGE_LIMIT_MAX} (default {PAGE_LIMIT_DEFAULT})"
+                    ))
+                })
+            })
+            .transpose()?;
+        Ok(Self { status, page: PageRequest { cursor, limit } })
+    }
+}
+
+/// Tells a field that is `null` (`Some(None)`) from one that is left out (`None`, by `default`).
+pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+/// An order's id: text; a whole number is taken as its decimal text, since many shops number their orders.
+pub fn order_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    struct Visitor;
+    impl serde::de::Visitor<'_> for Visitor {
+        type Value = String;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("text or a whole number")
+        }
+        fn visit_str<E>(self, text: &str) -> Result<String, E> {
+            Ok(text.into())
+        }
+        fn visit_u64<E>(self, number: u64) -> Result<String, E> {
+            Ok(number.to_string())
+        }
+    }
+    deserializer.deserialize_any(Visitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coupon::ids::CouponId;
+
+    #[test]
+    fn ids_are_exact() {
+        let id = |text: &str| parse_id::<CouponId>(text).map(CouponId::get);
+        assert_eq!(id("1"), Some(1));
+        assert_eq!(id("9223372036854775807"), Some(i64::MAX));
+        for text in ["", "0", "-1", "+1", "01", "1.0", "1e3", " 1", "1 ", "9223372036854775808", "١", "0x1"]
+        {
+            assert_eq!(id(text), None, "{text:?}");
+        }
+    }
+}
