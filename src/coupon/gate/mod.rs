@@ -12,6 +12,11 @@
 //!   that clock steps back, so admissions have one total order.
 //! * A seat is freed only by the holder of the token it was admitted with.
 
+pub mod embedded;
+pub mod redis;
+mod scripts;
+mod terms;
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -27,8 +32,8 @@ pub type GateFuture<'a, T> = BoxFuture<'a, Result<T, GateError>>;
 /// # Contract
 /// * Every method is one atomic decision, except [`Gate::rebuild`], during which the campaign answers
 ///   [`Admission::NotReady`].
-/// * `admit`, `confirm` and `release` may be repeated with the same token: the repeat has the first one's effect
-///   and answer. So a caller that lost an answer asks again with the same token.
+/// * Every call may be repeated by a caller that lost its answer, with the same token: a repeated `admit` or `confirm`
+///   gets the first one's answer, a repeated `release` changes nothing and says [`Release::NotMine`].
 /// * Dropping a returned future leaves the outcome unknown; the pending deadline and the sweeper resolve it.
 /// * Business answers are in the `Ok` type. An `Err` is about the gate itself, see [`GateError`].
 pub trait Gate: Send + Sync {
