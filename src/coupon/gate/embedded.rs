@@ -15,10 +15,10 @@ use futures::FutureExt;
 use futures::future::ready;
 use uuid::Uuid;
 
-use super::terms::{PAGE_MAX, plan_rebuild};
+use super::terms::{PAGE_MAX, lease_us, plan_rebuild};
 use super::{
-    Admission, Amendment, CampaignChange, CampaignMeta, CampaignState, Confirmation, Gate, GateError, GateFuture,
-    GateState, GateStock, Member, Pending, Release, Seat, SeatView,
+    Admission, Amendment, CampaignChange, CampaignMeta, CampaignState, Confirmation, Gate, GateError,
+    GateFuture, GateState, GateStock, Member, Pending, Release, Seat, SeatView,
 };
 use crate::coupon::ids::{CouponId, UserId};
 
@@ -28,9 +28,11 @@ pub type ClockUs = Arc<dyn Fn() -> i64 + Send + Sync>;
 /// Campaigns are spread over this many maps, so that opening one does not stop the admissions of most others.
 const SHARDS: usize = 16;
 
+type Shard = RwLock<HashMap<CouponId, Arc<Mutex<Campaign>>>>;
+
 /// The in-process gate.
 pub struct EmbeddedGate {
-    shards: [RwLock<HashMap<CouponId, Arc<Mutex<Campaign>>>>; SHARDS],
+    shards: Arc<[Shard; SHARDS]>,
     clock: ClockUs,
     lease_us: i64,
 }
@@ -43,18 +45,22 @@ impl EmbeddedGate {
 
     /// The same with a clock of the caller's.
     pub fn with_clock(pending_lease: Duration, clock: ClockUs) -> Self {
-        let lease_us = i64::try_from(pending_lease.as_micros()).unwrap_or(i64::MAX).max(1);
-        Self { shards: Default::default(), clock, lease_us }
+        Self { shards: Default::default(), clock, lease_us: lease_us(pending_lease) }
+    }
+
+    /// A second handle on the same campaigns, with another lease.
+    pub fn with_lease(&self, pending_lease: Duration) -> Self {
+        Self { shards: self.shards.clone(), clock: self.clock.clone(), lease_us: lease_us(pending_lease) }
     }
 
     /// Forgets every campaign, as a flushed Redis does.
     pub fn forget_all(&self) {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             shard.write().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 
-    fn shard(&self, coupon: CouponId) -> &RwLock<HashMap<CouponId, Arc<Mutex<Campaign>>>> {
+    fn shard(&self, coupon: CouponId) -> &Shard {
         // A positive number's remainder is in range.
         &self.shards[(coupon.get() % SHARDS as i64) as usize]
     }
@@ -301,7 +307,8 @@ impl Campaign {
     }
 
     fn claim_pending(&mut self, now_us: i64, lease_us: i64, max: usize) -> Vec<Pending> {
-        let due: Vec<_> = self.pending.iter().take_while(|(at, _)| *at <= now_us).take(max).copied().collect();
+        let due: Vec<_> =
+            self.pending.iter().take_while(|(at, _)| *at <= now_us).take(max).copied().collect();
         let mut claimed = Vec::with_capacity(due.len());
         for (deadline_us, user) in due {
             // Each its own deadline, so that the next claim keeps the order.
@@ -317,7 +324,9 @@ impl Campaign {
     }
 
     fn extend(&mut self, user: UserId, token: Uuid, deadline_us: i64) -> bool {
-        let Some(held) = self.seats.get_mut(&user).filter(|held| held.seat.token == token) else { return false };
+        let Some(held) = self.seats.get_mut(&user).filter(|held| held.seat.token == token) else {
+            return false;
+        };
         let Some(before_us) = held.deadline_us else { return false };
         held.deadline_us = Some(deadline_us);
         self.pending.remove(&(before_us, user));

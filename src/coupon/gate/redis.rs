@@ -17,10 +17,10 @@ use futures::FutureExt;
 use uuid::Uuid;
 
 use super::scripts::{self, Script};
-use super::terms::{PAGE_MAX, RebuildPlan, plan_rebuild};
+use super::terms::{PAGE_MAX, RebuildPlan, lease_us, plan_rebuild};
 use super::{
-    Admission, Amendment, CampaignChange, CampaignMeta, CampaignState, Confirmation, Gate, GateError, GateFuture,
-    GateState, GateStock, Member, Outcome, Pending, Release, Seat, SeatView,
+    Admission, Amendment, CampaignChange, CampaignMeta, CampaignState, Confirmation, Gate, GateError,
+    GateFuture, GateState, GateStock, Member, Outcome, Pending, Release, Seat, SeatView,
 };
 use crate::coupon::ids::{CouponId, UserId};
 
@@ -64,10 +64,11 @@ pub struct RedisGate {
 impl RedisGate {
     /// Connects, checks that the server keeps what it is given, and loads the scripts.
     pub async fn connect(config: RedisGateConfig) -> Result<Self, GateError> {
-        let client = ::redis::Client::open(config.url.as_str()).map_err(|error| GateError::Misconfigured {
-            problem: format!("redis.url is not the URL of a Redis ({})", error.category()),
-            remedy: "write redis://host:port or redis://user:password@host:port/database".into(),
-        })?;
+        let client =
+            ::redis::Client::open(config.url.as_str()).map_err(|error| GateError::Misconfigured {
+                problem: format!("redis.url is not the URL of a Redis ({})", error.category()),
+                remedy: "write redis://host:port or redis://user:password@host:port/database".into(),
+            })?;
         let options = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(config.connect_timeout))
             .set_response_timeout(Some(config.response_timeout))
@@ -80,11 +81,13 @@ impl RedisGate {
         }
         let digests =
             scripts::ALL.iter().map(|s| (s.name, ::redis::Script::new(s.source).get_hash().into())).collect();
-        let lease_us = i64::try_from(config.pending_lease.as_micros()).unwrap_or(i64::MAX).clamp(1, 1 << 50);
+        let lease_us = lease_us(config.pending_lease);
         let gate = Self { connections, turn: AtomicUsize::new(0), digests, lease_us };
         gate.check_eviction().await?;
         for script in scripts::ALL {
-            gate.send(cmd("SCRIPT").arg("LOAD").arg(script.source)).await.map_err(|e| gate_error(&e, None))?;
+            gate.send(cmd("SCRIPT").arg("LOAD").arg(script.source))
+                .await
+                .map_err(|e| gate_error(&e, None))?;
         }
         Ok(gate)
     }
@@ -97,7 +100,9 @@ impl RedisGate {
         match text.lines().find_map(|line| line.trim().strip_prefix("maxmemory_policy:")) {
             Some("noeviction") => Ok(()),
             Some(policy) => Err(GateError::Misconfigured {
-                problem: format!("Redis may evict keys (maxmemory-policy {policy}), and with them seats already given"),
+                problem: format!(
+                    "Redis may evict keys (maxmemory-policy {policy}), and with them seats already given"
+                ),
                 remedy: "run CONFIG SET maxmemory-policy noeviction and put it in redis.conf".into(),
             }),
             None => Err(GateError::Misconfigured {
@@ -121,7 +126,8 @@ impl RedisGate {
         coupon: CouponId,
         arguments: impl Fn(&mut Cmd) + Send,
     ) -> Result<Value, GateError> {
-        let digest = &self.digests.iter().find(|(name, _)| *name == script.name).expect("every script is listed").1;
+        let digest =
+            &self.digests.iter().find(|(name, _)| *name == script.name).expect("every script is listed").1;
         let call = |verb: &str, text: &str| {
             let mut command = cmd(verb);
             command.arg(text).arg(script.keys.len());
@@ -136,7 +142,9 @@ impl RedisGate {
         if result.as_ref().is_err_and(|error| error.is_connection_dropped()) {
             result = self.send(&by_digest).await.map_err(|error| match error.is_connection_refusal() {
                 // The first attempt may have arrived, whatever became of the second.
-                true => RedisError::from((ErrorKind::Io, "the connection was lost and could not be made again")),
+                true => {
+                    RedisError::from((ErrorKind::Io, "the connection was lost and could not be made again"))
+                }
                 false => error,
             });
         }
@@ -275,9 +283,11 @@ impl Gate for RedisGate {
                 })
                 .await?;
             let claimed = list(&reply)?.iter().map(|item| match list(item)? {
-                [user, held, at, deadline] => {
-                    Ok(Pending { user: user_id(user)?, seat: seat(held, at)?, deadline_us: number(deadline)? })
-                }
+                [user, held, at, deadline] => Ok(Pending {
+                    user: user_id(user)?,
+                    seat: seat(held, at)?,
+                    deadline_us: number(deadline)?,
+                }),
                 _ => Err(unexpected("user, held, time, deadline", item)),
             });
             claimed.collect()
@@ -459,19 +469,24 @@ fn text_of(value: &Value) -> Option<&str> {
 fn unexpected(expected: &str, value: &Value) -> GateError {
     GateError::Unavailable {
         outcome: Outcome::Unknown,
-        reason: format!("Redis answered {value:?} where {expected} was expected; do other programs write its keys?"),
+        reason: format!(
+            "Redis answered {value:?} where {expected} was expected; do other programs write its keys?"
+        ),
     }
 }
 
 /// Sorts Redis' errors by what the receiver does next.
 fn gate_error(error: &RedisError, coupon: Option<CouponId>) -> GateError {
-    let misconfigured = |problem: String, remedy: &str| GateError::Misconfigured { problem, remedy: remedy.into() };
+    let misconfigured =
+        |problem: String, remedy: &str| GateError::Misconfigured { problem, remedy: remedy.into() };
     let unavailable = |outcome| GateError::Unavailable { outcome, reason: error.to_string() };
     let detail = error.detail().unwrap_or_default();
     if error.code() == Some("WRONGTYPE") || detail.contains("WRONGTYPE") {
         let which = coupon.map_or(String::new(), |coupon| format!(" {coupon}"));
         return misconfigured(
-            format!("a Redis key of coupon{which} holds another type of value, so another program writes there"),
+            format!(
+                "a Redis key of coupon{which} holds another type of value, so another program writes there"
+            ),
             "give sluice a Redis database of its own; delete the coupon:* key of the wrong type and rebuild the campaign",
         );
     }

@@ -101,7 +101,11 @@ mod tests {
 
         let documented: Vec<&&str> = header.iter().filter(|line| line.starts_with("-- KEYS[")).collect();
         if documented.len() != script.keys.len() {
-            fault(format!("the header documents {} keys, the list has {}", documented.len(), script.keys.len()));
+            fault(format!(
+                "the header documents {} keys, the list has {}",
+                documented.len(),
+                script.keys.len()
+            ));
         }
         for (i, key) in script.keys.iter().enumerate() {
             let word = key.word();
@@ -134,7 +138,8 @@ mod tests {
                     fault(format!("{command} is not allowed"));
                 }
                 let key = words.next().unwrap_or_default();
-                if command != "TIME" && !script.keys.iter().any(|known| format!("{}Key", known.word()) == key) {
+                if command != "TIME" && !script.keys.iter().any(|known| format!("{}Key", known.word()) == key)
+                {
                     fault(format!("{command} touches {key}, which is none of KEYS"));
                 }
             }

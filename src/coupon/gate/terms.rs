@@ -3,6 +3,7 @@
 //! Both adapters call this first, so that they refuse the same input with the same words. Pure: no clock, no I/O.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::{CampaignChange, CampaignMeta, GateError, IssueWindow, LIMIT_MAX, Member};
 
@@ -86,6 +87,11 @@ pub(super) fn plan_rebuild(mut members: Vec<Member>) -> Result<RebuildPlan, Gate
     Ok(RebuildPlan { members, slot_sequence, free, clock_us })
 }
 
+/// A lease in microseconds: at least one, at most some decades, so that now + lease stays an exact double.
+pub(super) fn lease_us(lease: Duration) -> i64 {
+    i64::try_from(lease.as_micros()).unwrap_or(i64::MAX).clamp(1, 1 << 50)
+}
+
 fn in_range(field: &str, value: i64) -> Result<(), GateError> {
     if (1..=LIMIT_MAX).contains(&value) {
         return Ok(());
@@ -106,8 +112,8 @@ mod tests {
 
     #[test]
     fn members_are_ordered_times_made_unique_and_holes_found() {
-        let plan =
-            plan_rebuild(vec![member(1, 6, 50), member(2, 2, 10), member(3, 4, 10), member(4, 1, 11)]).unwrap();
+        let plan = plan_rebuild(vec![member(1, 6, 50), member(2, 2, 10), member(3, 4, 10), member(4, 1, 11)])
+            .unwrap();
         let order: Vec<_> = plan.members.iter().map(|m| (m.user.get(), m.slot, m.admitted_at_us)).collect();
         assert_eq!(order, [(2, 2, 10), (3, 4, 11), (4, 1, 12), (1, 6, 50)]);
         assert_eq!((plan.slot_sequence, plan.free, plan.clock_us), (6, vec![3, 5], 50));
