@@ -11,7 +11,7 @@ const DOORS: &[(&[&str], &[&str])] = &[
     (&["rusqlite"], &["src/streams/state/sqlite", "src/streams/client/embedded"]),
     (&["redis"], &["src/coupon/gate/redis"]),
     (&["sqlx"], &["src/coupon/db", "src/coupon/ledger", "src/coupon/outbox", "src/coupon/audit"]),
-    (&["axum", "tower_http", "utoipa"], &["src/http/"]),
+    (&["axum", "tower_http"], &["src/http/"]),
     (&["sqlparser"], &["src/streams/file/"]),
     (&["toml", "toml_edit"], &["src/streams/file/", "src/config"]),
 ];

@@ -72,7 +72,12 @@ fn tests_of(file: &SourceFile) -> BTreeSet<&str> {
 pub fn check_test_binaries(repository: &Repository) -> Vec<Violation> {
     let Some(manifest) = repository.file("Cargo.toml") else { return Vec::new() };
     let mut violations = Vec::new();
-    for file in repository.like("tests/", ".rs") {
+    // `#[path = "../common/contract.rs"]` takes a file from beside the binary's own.
+    let included = |path: &str| {
+        let from_sibling = format!("\"../{}\"", path.trim_start_matches("tests/"));
+        repository.like("tests/", ".rs").any(|file| file.text.contains(&from_sibling))
+    };
+    for file in repository.like("tests/", ".rs").filter(|file| !included(&file.path)) {
         let parts: Vec<&str> = file.path.split('/').collect();
         match parts[..] {
             [_, _] | [_, _, "main.rs"] if !manifest.text.contains(&format!("\"{}\"", file.path)) => {
@@ -133,6 +138,10 @@ mod tests {
         let main = ("tests/fast/main.rs", "mod a;");
         assert_found(check_test_binaries, &[manifest, main, ("tests/fast/a.rs", "")], &[]);
         assert_found(check_test_binaries, &[manifest, main, ("tests/fast/b.rs", "")], &["tests/fast/b.rs:1"]);
+        let shared = ("tests/common/c.rs", "");
+        let user = ("tests/fast/a.rs", "#[path = \"../common/c.rs\"]\nmod c;");
+        assert_found(check_test_binaries, &[manifest, main, user, shared], &[]);
+        assert_found(check_test_binaries, &[manifest, main, shared], &["tests/common/c.rs:1"]);
         assert_found(check_test_binaries, &[manifest, ("tests/slow/main.rs", "")], &["tests/slow/main.rs:1"]);
         assert_found(check_test_binaries, &[manifest, ("tests/slow.rs", "")], &["tests/slow.rs:1"]);
     }
