@@ -16,3 +16,5 @@ pub fn service(name: &str) -> Option<String> {
         }
     }
 }
+
+mod gate;

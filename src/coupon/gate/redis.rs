@@ -114,9 +114,14 @@ impl RedisGate {
 
     async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.send_on(turn, command).await
+    }
+
+    async fn send_on(&self, turn: usize, command: &Cmd) -> Result<Value, RedisError> {
         // A clone shares the connection; sending takes `&mut self` only for the sake of other connection kinds.
         let mut connection = self.connections[turn % self.connections.len()].clone();
-        connection.send_packed_command(command).await
+        // Errors of the server come as values.
+        connection.send_packed_command(command).await.and_then(Value::extract_error)
     }
 
     /// Runs one script. When the connection broke, runs it once more on a new one: every script may be repeated.
@@ -138,18 +143,22 @@ impl RedisGate {
             command
         };
         let by_digest = call("EVALSHA", digest);
-        let mut result = self.send(&by_digest).await;
-        if result.as_ref().is_err_and(|error| error.is_connection_dropped()) {
-            result = self.send(&by_digest).await.map_err(|error| match error.is_connection_refusal() {
-                // The first attempt may have arrived, whatever became of the second.
-                true => {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut result = self.send_on(turn, &by_digest).await;
+        if let Err(first) = &result
+            && first.is_connection_dropped()
+        {
+            // The failure started a new connection; after an outage, the second attempt is the first to use it.
+            let first_may_have_arrived = !first.is_connection_refusal();
+            result = self.send_on(turn, &by_digest).await.map_err(|second| match first_may_have_arrived {
+                true if second.is_connection_refusal() => {
                     RedisError::from((ErrorKind::Io, "the connection was lost and could not be made again"))
                 }
-                false => error,
+                _ => second,
             });
         }
         if result.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
-            result = self.send(&call("EVAL", script.source)).await;
+            result = self.send_on(turn, &call("EVAL", script.source)).await;
         }
         result.map_err(|error| gate_error(&error, Some(coupon)))
     }
