@@ -17,6 +17,15 @@ pub enum StreamsError {
         /// What was found.
         reason: String,
     },
+    /// The log does not have the position any more (and the reset policy is to refuse): a store discards its content and
+    /// restores from the first offset kept; an input is a configuration for a person to decide.
+    #[error("offset out of range for {partition}: {reason}")]
+    OffsetOutOfRange {
+        /// The partition, as `topic-0`.
+        partition: String,
+        /// The position asked for and what the log has.
+        reason: String,
+    },
     /// Try the same call again; after `task_timeout` it becomes fatal.
     #[error("retriable: {0}")]
     Retriable(String),

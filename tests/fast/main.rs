@@ -2,3 +2,7 @@
 //! linking is the slow part. One module a subject; add a `mod` line.
 
 mod gate;
+
+#[path = "../contract/mod.rs"]
+mod contract;
+mod embedded_contract;

@@ -8,8 +8,12 @@
 //! * A consumer with `read_committed` never sees a record of an open or aborted transaction, nor past the first open one.
 //! * `poll` returns at most one rebalance; while one is returned and not yet acknowledged (`assign`/`unassign`),
 //!   the group waits. Nothing is assigned or revoked behind the caller's back.
-//! * Errors say what to do: `Retriable` same call again, `AbortTransaction` abort and rewind, `TaskMigrated`
-//!   fenced, `Fatal` give up.
+//! * Errors say what to do: `Retriable` same call again; `AbortTransaction` abort and rewind; `TaskMigrated` fenced: drop
+//!   the tasks and rejoin (from a producer: abort; if that fails too, it is the producer that is fenced: drop it, make a
+//!   new one and `init_transactions`); `OffsetOutOfRange` the position is not in the log and the reset policy is `None`;
+//!   `Fatal` give up.
+//! * Dropping a client without `close`/`abort` is what a crash is: an open transaction stays open until its timeout or the
+//!   next `init_transactions` of its id.
 
 pub mod embedded;
 pub mod kafka;
@@ -135,7 +139,8 @@ pub trait Consumer: Send {
     /// Commits offsets for the group (not transactional).
     fn commit(&mut self, offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>) -> Result<()>;
 
-    /// The group's committed offsets; partitions without one are absent. Waits for pending transactional commits.
+    /// The group's committed offsets; partitions without one are absent. Waits for pending transactional
+    /// commits, for a bounded time, then `Retriable`.
     fn committed(
         &mut self,
         partitions: &[TopicPartition],
@@ -175,7 +180,7 @@ pub trait Producer: Send {
     /// Commits the open transaction. `Retriable`: outcome unknown, call again; do not abort.
     fn commit_transaction(&mut self) -> Result<()>;
 
-    /// Aborts the open transaction.
+    /// Aborts the open transaction. An error: this producer is of no further use, make a new one.
     fn abort_transaction(&mut self) -> Result<()>;
 
     /// Number of partitions of a topic (cached); an error when it does not exist.

@@ -1,1 +1,0 @@
-//! The log inside the process: partitions, groups, transactions, kept in SQLite (file or memory).
