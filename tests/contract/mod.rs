@@ -96,7 +96,9 @@ fn create(log: &dyn ClientSupplier, name: &str, partitions: i32) {
     };
     log.admin().unwrap().create_topics(&[new]).unwrap();
     let mut producer = plain_producer(log);
-    until("the topic is seen by producers", || producer.partition_count(name).ok().filter(|n| *n == partitions));
+    until("the topic is seen by producers", || {
+        producer.partition_count(name).ok().filter(|n| *n == partitions)
+    });
 }
 
 /// Calls `look` until it finds something.
@@ -183,7 +185,10 @@ fn read_to_end(consumer: &mut dyn Consumer, topic: &str) -> Vec<ConsumerRecord> 
 }
 
 fn values(records: &[ConsumerRecord]) -> Vec<String> {
-    records.iter().map(|r| String::from_utf8_lossy(r.value.as_deref().unwrap_or(b"null")).into_owned()).collect()
+    records
+        .iter()
+        .map(|r| String::from_utf8_lossy(r.value.as_deref().unwrap_or(b"null")).into_owned())
+        .collect()
 }
 
 fn offset(offset: i64, metadata: &str) -> OffsetAndMetadata {

@@ -4,7 +4,8 @@ use super::*;
 
 pub fn creating_a_topic_twice_changes_nothing(log: &dyn ClientSupplier) {
     let name = topic(log, 3);
-    let again = NewTopic { name: name.clone(), partitions: 5, replication_factor: -1, config: BTreeMap::new() };
+    let again =
+        NewTopic { name: name.clone(), partitions: 5, replication_factor: -1, config: BTreeMap::new() };
     admin(log).create_topics(&[again]).unwrap();
     let unknown = unique("no-such-topic");
     let described = admin(log).describe(&[name.clone(), unknown]).unwrap();
@@ -14,7 +15,9 @@ pub fn creating_a_topic_twice_changes_nothing(log: &dyn ClientSupplier) {
     assert_eq!(admin(log).topic_config(&name).unwrap()["cleanup.policy"], "delete");
 
     admin(log).delete_topics(&[name.clone(), unique("no-such-topic")]).unwrap();
-    until("the topic is gone", || admin(log).describe(std::slice::from_ref(&name)).unwrap().is_empty().then_some(()));
+    until("the topic is gone", || {
+        admin(log).describe(std::slice::from_ref(&name)).unwrap().is_empty().then_some(())
+    });
 }
 
 pub fn records_keep_their_order_and_content(log: &dyn ClientSupplier) {
@@ -82,7 +85,8 @@ pub fn nulls_and_empty_bytes_are_different(log: &dyn ClientSupplier) {
 
 pub fn a_missing_timestamp_becomes_the_time_of_the_call(log: &dyn ClientSupplier) {
     let topic = topic(log, 1);
-    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    let now =
+        || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
     let before = now();
     let mut producer = plain_producer(log);
     producer.send(ProducerRecord { timestamp: None, ..record(&topic, 0, "v") }).unwrap();
@@ -142,7 +146,10 @@ pub fn offset_reset_decides_without_a_committed_offset(log: &dyn ClientSupplier)
 
     let mut latest = assigned(OffsetReset::Latest);
     until("the end is found", || {
-        assert!(latest.poll(Duration::from_millis(20)).unwrap().records.is_empty(), "latest reads nothing old");
+        assert!(
+            latest.poll(Duration::from_millis(20)).unwrap().records.is_empty(),
+            "latest reads nothing old"
+        );
         latest.position(&partition).unwrap()
     });
     write(log, &topic, &["new"]);
@@ -208,7 +215,11 @@ pub fn a_blocking_poll_returns_when_a_record_arrives(log: &dyn ClientSupplier) {
         polling.join().unwrap()
     });
     assert_eq!(values(&polled), ["a"]);
-    assert!(before.elapsed() < Duration::from_secs(20), "the poll slept to its timeout: {:?}", before.elapsed());
+    assert!(
+        before.elapsed() < Duration::from_secs(20),
+        "the poll slept to its timeout: {:?}",
+        before.elapsed()
+    );
 }
 
 pub fn an_unknown_topic_is_an_error(log: &dyn ClientSupplier) {

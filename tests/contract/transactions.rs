@@ -16,7 +16,11 @@ pub fn a_committed_transaction_shows_all_of_it(log: &dyn ClientSupplier) {
     for partition in 0..3 {
         let of_one: Vec<_> = records.iter().filter(|r| r.partition == partition).cloned().collect();
         assert_eq!(values(&of_one), ["0", "1", "2"]);
-        assert_eq!(of_one.iter().map(|r| r.offset).collect::<Vec<_>>(), [0, 2, 4], "a marker follows each commit");
+        assert_eq!(
+            of_one.iter().map(|r| r.offset).collect::<Vec<_>>(),
+            [0, 2, 4],
+            "a marker follows each commit"
+        );
     }
     // A transaction without anything in it is fine too.
     producer.begin_transaction().unwrap();

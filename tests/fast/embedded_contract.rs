@@ -80,9 +80,8 @@ fn read(log: &EmbeddedLog, topic: &str) -> Vec<ConsumerRecord> {
 }
 
 fn texts(records: &[ConsumerRecord]) -> Vec<(i64, String)> {
-    let text = |b: &Option<Bytes>| {
-        b.as_ref().map_or("null".to_owned(), |b| String::from_utf8_lossy(b).into_owned())
-    };
+    let text =
+        |b: &Option<Bytes>| b.as_ref().map_or("null".to_owned(), |b| String::from_utf8_lossy(b).into_owned());
     records.iter().map(|r| (r.offset, format!("{}={}", text(&r.key), text(&r.value)))).collect()
 }
 
@@ -104,7 +103,8 @@ fn crash_child() {
     transactional.send(record("t", "tx", Some("committed"), 1)).unwrap();
     plain.send(record("t", "plain", Some("flushed"), 2)).unwrap();
     plain.flush().unwrap();
-    let mut consumer = log.consumer(&ConsumerConfig { group_id: Some("g".into()), ..Default::default() }).unwrap();
+    let mut consumer =
+        log.consumer(&ConsumerConfig { group_id: Some("g".into()), ..Default::default() }).unwrap();
     let offsets = |offset, text: &str| {
         let value = OffsetAndMetadata { offset, metadata: text.to_owned() };
         BTreeMap::from([(TopicPartition::new("t", 0), value)])
@@ -307,7 +307,8 @@ fn committed_does_not_answer_while_a_transaction_is_undecided() {
     both_kinds(|log, time| {
         create(log, "t", &[]);
         let tp = TopicPartition::new("t", 0);
-        let mut consumer = log.consumer(&ConsumerConfig { group_id: Some("g".into()), ..Default::default() }).unwrap();
+        let mut consumer =
+            log.consumer(&ConsumerConfig { group_id: Some("g".into()), ..Default::default() }).unwrap();
         let tx = ProducerConfig { transactional_id: Some("tx".into()), ..ProducerConfig::default() };
         let mut producer = log.producer(&tx).unwrap();
         producer.init_transactions().unwrap();

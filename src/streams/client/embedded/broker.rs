@@ -173,7 +173,12 @@ impl Broker {
     // -- records -----------------------------------------------------------------------------------------------
 
     /// Appends a record, as part of the open transaction of producer `slot` if it is transactional.
-    pub(super) fn append(&mut self, record: ProducerRecord, now: Timestamp, slot: Option<usize>) -> Result<()> {
+    pub(super) fn append(
+        &mut self,
+        record: ProducerRecord,
+        now: Timestamp,
+        slot: Option<usize>,
+    ) -> Result<()> {
         let topic = self.topic(&record.topic)?;
         let count = topic.partitions.len();
         let number = match (record.partition, &record.key) {
@@ -370,7 +375,8 @@ fn partitions_of(topics: &BTreeMap<Arc<str>, Topic>, name: &str) -> i32 {
 
 /// Refuses what Kafka would refuse, and what this log would silently not do.
 fn check_topic(topic: &NewTopic) -> Result<()> {
-    let refuse = |why: String| Err(StreamsError::Fatal(format!("cannot create topic {:?}: {why}", topic.name)));
+    let refuse =
+        |why: String| Err(StreamsError::Fatal(format!("cannot create topic {:?}: {why}", topic.name)));
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if topic.name.is_empty() || topic.name.len() > 249 || !topic.name.chars().all(legal) {
         return refuse("a name has 1 to 249 of the characters a-z A-Z 0-9 . _ -".to_owned());

@@ -12,9 +12,7 @@ use std::{
 
 use super::{LogCall, Shared, broker::Broker, waiter::Waiter};
 use crate::streams::{
-    client::{
-        Consumer, ConsumerConfig, GroupMetadata, OffsetAndMetadata, OffsetReset, Polled, Rebalance,
-    },
+    client::{Consumer, ConsumerConfig, GroupMetadata, OffsetAndMetadata, OffsetReset, Polled, Rebalance},
     error::{Result, StreamsError},
     record::{ConsumerRecord, TopicPartition},
 };
@@ -80,10 +78,9 @@ impl EmbeddedConsumer {
     }
 
     fn group_id(&self) -> Result<&str> {
-        self.config
-            .group_id
-            .as_deref()
-            .ok_or_else(|| StreamsError::fatal("this consumer has no group_id: it can assign, not subscribe or commit"))
+        self.config.group_id.as_deref().ok_or_else(|| {
+            StreamsError::fatal("this consumer has no group_id: it can assign, not subscribe or commit")
+        })
     }
 
     fn max_records(&self) -> usize {
@@ -91,9 +88,10 @@ impl EmbeddedConsumer {
     }
 
     fn find(&self, tp: &TopicPartition) -> Result<usize> {
-        self.assigned.iter().position(|a| a.tp == *tp).ok_or_else(|| {
-            StreamsError::Fatal(format!("{tp} is not assigned to this consumer"))
-        })
+        self.assigned
+            .iter()
+            .position(|a| a.tp == *tp)
+            .ok_or_else(|| StreamsError::Fatal(format!("{tp} is not assigned to this consumer")))
     }
 
     /// Joins, beats and takes the event that is due.
@@ -290,7 +288,8 @@ impl Consumer for EmbeddedConsumer {
                 }
             }
             None => {
-                self.membership = Some(Membership { topics: topics.to_vec(), member_id: None, generation: -1 });
+                self.membership =
+                    Some(Membership { topics: topics.to_vec(), member_id: None, generation: -1 });
             }
         }
         Ok(())
@@ -438,7 +437,8 @@ impl Consumer for EmbeddedConsumer {
             broker = self.wait(broker, until)?;
         }
         let group = broker.groups.get(group_id);
-        let committed = partitions.iter().filter_map(|tp| Some((tp.clone(), group?.committed.get(tp)?.clone())));
+        let committed =
+            partitions.iter().filter_map(|tp| Some((tp.clone(), group?.committed.get(tp)?.clone())));
         Ok(committed.collect())
     }
 
@@ -465,7 +465,9 @@ impl Consumer for EmbeddedConsumer {
     fn close(&mut self) {
         self.assigned.clear();
         self.handed = Handed::Nothing;
-        let (Some(membership), Some(group_id)) = (self.membership.take(), &self.config.group_id) else { return };
+        let (Some(membership), Some(group_id)) = (self.membership.take(), &self.config.group_id) else {
+            return;
+        };
         // A static member only goes silent, so that its restart finds its place.
         if let (Some(member_id), None) = (membership.member_id, &self.config.group_instance_id)
             && let Ok(mut broker) = self.shared.lock()

@@ -59,7 +59,9 @@ impl std::fmt::Display for Stale {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Stale::Generation { current } => write!(f, "the group is at generation {current} now"),
-            Stale::UnknownMember => f.write_str("the group does not know this member (its session expired, or it left)"),
+            Stale::UnknownMember => {
+                f.write_str("the group does not know this member (its session expired, or it left)")
+            }
             Stale::FencedInstance => f.write_str("a newer member uses the same group_instance_id"),
         }
     }
@@ -145,7 +147,12 @@ impl Group {
     }
 
     /// The member wants other topics from now on.
-    pub(super) fn resubscribe(&mut self, member_id: &str, topics: &[String], partitions_of: PartitionsOf<'_>) {
+    pub(super) fn resubscribe(
+        &mut self,
+        member_id: &str,
+        topics: &[String],
+        partitions_of: PartitionsOf<'_>,
+    ) {
         let topics: BTreeSet<String> = topics.iter().cloned().collect();
         let Some(member) = self.members.get_mut(member_id) else { return };
         if member.topics != topics {

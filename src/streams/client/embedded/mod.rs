@@ -166,7 +166,9 @@ impl Shared {
             return Err(StreamsError::Fatal(failure.clone()));
         }
         self.broker.lock().map_err(|_| {
-            StreamsError::fatal("embedded log: a thread panicked while it changed the log; restart the process")
+            StreamsError::fatal(
+                "embedded log: a thread panicked while it changed the log; restart the process",
+            )
         })
     }
 

@@ -36,7 +36,9 @@ impl EmbeddedProducer {
 
     fn registration(&self) -> Result<Registration> {
         self.registration.ok_or_else(|| match &self.config.transactional_id {
-            Some(id) => StreamsError::Fatal(format!("producer {id:?}: call init_transactions before transactions")),
+            Some(id) => {
+                StreamsError::Fatal(format!("producer {id:?}: call init_transactions before transactions"))
+            }
             None => StreamsError::fatal("a producer without transactional_id has no transactions"),
         })
     }
@@ -139,7 +141,8 @@ impl Producer for EmbeddedProducer {
         broker.expire_sessions(&group.group_id, now);
         broker.check_member(group)?;
         if !offsets.is_empty() {
-            let pending = broker.transactions.open(slot, now).offsets.entry(group.group_id.clone()).or_default();
+            let pending =
+                broker.transactions.open(slot, now).offsets.entry(group.group_id.clone()).or_default();
             pending.extend(offsets.iter().map(|(tp, o)| (tp.clone(), o.clone())));
         }
         Ok(())

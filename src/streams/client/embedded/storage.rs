@@ -197,7 +197,10 @@ fn lock_file(path: &Path) -> Result<File> {
             )));
         }
         Err(TryLockError::Error(e)) => {
-            return Err(StreamsError::Fatal(format!("embedded log: cannot lock {}: {e}", lock_path.display())));
+            return Err(StreamsError::Fatal(format!(
+                "embedded log: cannot lock {}: {e}",
+                lock_path.display()
+            )));
         }
     }
     // The number is only for the message above; failing to write it changes nothing.
@@ -277,7 +280,9 @@ impl Writer {
             for change in &snapshot.partitions {
                 write_records(connection, change.partition_id, &change.records, Gaps::MayFill)?;
                 connection
-                    .prepare_cached("update partition set start_offset = ?, next_offset = ? where partition_id = ?")?
+                    .prepare_cached(
+                        "update partition set start_offset = ?, next_offset = ? where partition_id = ?",
+                    )?
                     .execute(params![change.start, change.next, change.partition_id])?;
             }
             let mut upsert = connection
@@ -332,11 +337,13 @@ impl Writer {
         let mut damaged = None;
         let written = self.in_transaction(|connection| {
             let bases: Vec<i64> = connection
-                .prepare_cached("select base_offset from batch where partition_id = ? and base_offset < ? order by 1")?
+                .prepare_cached(
+                    "select base_offset from batch where partition_id = ? and base_offset < ? order by 1",
+                )?
                 .query_map(params![partition_id, end], |r| r.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
-            let mut read =
-                connection.prepare_cached("select data from batch where partition_id = ? and base_offset = ?")?;
+            let mut read = connection
+                .prepare_cached("select data from batch where partition_id = ? and base_offset = ?")?;
             let mut delete =
                 connection.prepare_cached("delete from batch where partition_id = ? and base_offset = ?")?;
             let mut pending: Vec<Stored> = Vec::new();
@@ -422,7 +429,8 @@ fn write_records(
             && count < BATCH_RECORDS
             && bytes < BATCH_BYTES
         {
-            bytes += record.key.as_ref().map_or(0, |b| b.len()) + record.value.as_ref().map_or(0, |b| b.len());
+            bytes +=
+                record.key.as_ref().map_or(0, |b| b.len()) + record.value.as_ref().map_or(0, |b| b.len());
             count += 1;
         }
         let (run, others) = rest.split_at(count);

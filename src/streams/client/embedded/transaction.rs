@@ -115,7 +115,8 @@ impl Transactions {
 
     /// Whether an undecided transaction holds an offset of this group and partition.
     pub(super) fn has_pending_offset(&self, group: &str, partition: &TopicPartition) -> bool {
-        let holds = |open: &OpenTransaction| open.offsets.get(group).is_some_and(|o| o.contains_key(partition));
+        let holds =
+            |open: &OpenTransaction| open.offsets.get(group).is_some_and(|o| o.contains_key(partition));
         self.producers.iter().any(|p| p.open.as_ref().is_some_and(holds))
     }
 }
