@@ -2,11 +2,44 @@
 
 use std::time::Duration;
 
-use super::Store;
+use super::{
+    KeyValueStore, SessionStore, Store, VersionedStore, WindowStore,
+    caching::{CachingKeyValue, CachingSession, CachingWindow},
+    change_buffer::SuppressBuffer,
+    change_logging::ChangeLogging,
+    key_value::KeyValueTable,
+    lru::LruTable,
+    segments::{Expiry, Listing, Segments, millis, segment_interval},
+    session::SessionTable,
+    versioned::VersionedTable,
+    window::WindowTable,
+};
 use crate::streams::{
     error::{Result, StreamsError},
     serdes::AnySerde,
 };
+
+/// The record cache of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheOptions {
+    /// Entries beyond this many bytes (estimated) are flushed early.
+    pub max_bytes: usize,
+    /// Whether flushed entries stay readable, as in Kafka Streams, even when the store below has expired them.
+    pub keep_clean: bool,
+}
+
+/// What the task gives a store besides its description. The default is Kafka Streams': a cache of 10 MiB.
+#[derive(Clone, Debug)]
+pub struct StoreEnvironment {
+    /// The record cache of stores that ask for one; `None` turns caching off everywhere.
+    pub cache: Option<CacheOptions>,
+}
+
+impl Default for StoreEnvironment {
+    fn default() -> Self {
+        Self { cache: Some(CacheOptions { max_bytes: 10 * 1024 * 1024, keep_clean: true }) }
+    }
+}
 
 /// Where the rows of a store live below cache and change log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -90,8 +123,78 @@ impl StoreBuilder {
         }
     }
 
-    /// Builds the store with its layers.
-    pub fn build(&self) -> Result<Store> {
-        Err(StreamsError::Topology(format!("no backend for store {}", self.name)))
+    /// Builds the store: rows, then change logging, then cache, as the description asks.
+    pub fn build(&self, environment: &StoreEnvironment) -> Result<Store> {
+        let in_memory = self.backend != Backend::Persistent;
+        let expiry = if in_memory { Expiry::Row } else { Expiry::Segment };
+        let listing = |time_ordered: bool| {
+            if time_ordered || in_memory { Listing::Time } else { Listing::SegmentThenKey }
+        };
+        let cache = environment.cache.filter(|_| self.caching);
+        if let Backend::Lru(_) = self.backend
+            && !matches!(self.kind, StoreKind::KeyValue { .. })
+        {
+            return Err(StreamsError::Topology(format!(
+                "store {}: the lru backend holds key-value rows only; choose persistent or in memory",
+                self.name
+            )));
+        }
+        let serde = || self.value_serde.clone();
+        Ok(match &self.kind {
+            StoreKind::KeyValue { timestamped } => {
+                let mut store: Box<dyn KeyValueStore> = match self.backend {
+                    Backend::Lru(capacity) => Box::new(LruTable::new(&self.name, serde(), capacity)),
+                    Backend::Persistent | Backend::InMemory => {
+                        Box::new(KeyValueTable::new(&self.name, serde()))
+                    }
+                };
+                if self.logging {
+                    store = Box::new(ChangeLogging::new(store, serde(), *timestamped, false));
+                }
+                if let Some(options) = cache {
+                    store = Box::new(CachingKeyValue::new(store, options));
+                }
+                Store::KeyValue(store)
+            }
+            StoreKind::Window { retention, window_size, duplicates, timestamped, time_ordered } => {
+                let listing = listing(*time_ordered);
+                let rows = Segments::new(*retention, expiry, listing);
+                let mut store: Box<dyn WindowStore> =
+                    Box::new(WindowTable::new(&self.name, serde(), *duplicates, rows));
+                if self.logging {
+                    store = Box::new(ChangeLogging::new(store, serde(), *timestamped, *duplicates));
+                }
+                if let (Some(options), false) = (cache, *duplicates) {
+                    let interval = segment_interval(millis(*retention));
+                    let size = millis(*window_size);
+                    store = Box::new(CachingWindow::new(store, options, size, listing, interval));
+                }
+                Store::Window(store)
+            }
+            StoreKind::Session { retention, time_ordered } => {
+                let listing = listing(*time_ordered);
+                let rows = Segments::new(*retention, expiry, listing);
+                let mut store: Box<dyn SessionStore> = Box::new(SessionTable::new(&self.name, serde(), rows));
+                if self.logging {
+                    store = Box::new(ChangeLogging::new(store, serde(), false, false));
+                }
+                if let Some(options) = cache {
+                    let interval = segment_interval(millis(*retention));
+                    store = Box::new(CachingSession::new(store, options, listing, interval));
+                }
+                Store::Session(store)
+            }
+            StoreKind::Versioned { history } => {
+                let mut store: Box<dyn VersionedStore> =
+                    Box::new(VersionedTable::new(&self.name, serde(), *history));
+                if self.logging {
+                    store = Box::new(ChangeLogging::new(store, serde(), false, false));
+                }
+                Store::Versioned(store)
+            }
+            StoreKind::Buffer => {
+                Store::Buffer(Box::new(SuppressBuffer::new(&self.name, serde(), self.logging)))
+            }
+        })
     }
 }

@@ -12,8 +12,19 @@
 //! * Every write is given the [`RecordContext`] it happens in; nothing here reads a clock.
 
 mod builder;
+mod caching;
+mod change_buffer;
+mod change_logging;
+mod indexed_map;
+mod key_value;
+pub mod layout;
+mod lru;
+mod segments;
+mod session;
+mod versioned;
+mod window;
 
-pub use builder::{Backend, StoreBuilder, StoreKind};
+pub use builder::{Backend, CacheOptions, StoreBuilder, StoreEnvironment, StoreKind};
 
 use super::{
     error::Result,
@@ -63,8 +74,15 @@ pub trait StateStore: Send {
     fn name(&self) -> &str;
 
     /// Hands out dirty cache entries in order of their last write, after writing each below. Empty without a cache.
+    /// Called on every store before a commit: a suppress buffer logs its changes here.
     fn flush_cache(&mut self) -> Result<Vec<CacheFlush>> {
         Ok(Vec::new())
+    }
+
+    /// Whether the cache is over its budget: the task should call [`flush_cache`](Self::flush_cache) after the current
+    /// record and forward what it hands out.
+    fn wants_flush(&self) -> bool {
+        false
     }
 
     /// Moves what is to be sent to the changelog topic into `out`, in write order.
@@ -72,6 +90,10 @@ pub trait StateStore: Send {
 
     /// Applies changelog records, in order, bypassing cache and logging.
     fn restore(&mut self, records: &[ConsumerRecord]) -> Result<()>;
+
+    /// Forgets everything that is not saved in the state file: cache, rows, pending changelog records. Called after an
+    /// abort; the store then needs the changelog replayed from where its file stands (from the beginning without one).
+    fn discard_uncommitted(&mut self) -> Result<()>;
 
     /// Writes refused since the last call (expired), for the dropped-records metric.
     fn take_dropped(&mut self) -> u64 {
@@ -106,6 +128,10 @@ pub trait KeyValueStore: StateStore {
     ) -> Result<Vec<(ByteKey, ValueAndTimestamp)>>;
     /// Rows whose key starts with `prefix`.
     fn prefix_scan(&mut self, prefix: &[u8]) -> Result<Vec<(ByteKey, ValueAndTimestamp)>>;
+    /// Keys a bounded store pushed out since the last call; the change-logging layer logs tombstones for them.
+    fn take_evicted(&mut self) -> Vec<ByteKey> {
+        Vec::new()
+    }
 }
 
 /// A row of a window store.
@@ -186,7 +212,8 @@ pub trait SessionStore: StateStore {
         value: Option<AnyValue>,
         context: &RecordContext,
     ) -> Result<()>;
-    /// Sessions of all keys with `from <= end <= to`, ordered by (end, key, start), for emission on close.
+    /// Sessions of all keys with `from <= end <= to`, ordered by (end, key, start), for emission on close. Limited only by
+    /// segment expiry (strict for in-memory).
     fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<SessionRow>>;
     /// All visible sessions, in listing order.
     fn all(&mut self) -> Result<Vec<SessionRow>>;

@@ -23,7 +23,7 @@ use super::{
     record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
     runtime::{GlobalStores, StreamTask, TaskId, TaskOptions},
     serdes::AnySerde,
-    state::Store,
+    state::{Store, StoreEnvironment},
     topology::{NodeKind, TimestampExtractor, Topology},
 };
 
@@ -80,7 +80,7 @@ impl TopologyTestDriver {
         let mut globals = BTreeMap::new();
         let mut stores = Vec::new();
         for (index, spec) in topology.stores.iter().enumerate() {
-            let store = spec.builder.build()?;
+            let store = spec.builder.build(&StoreEnvironment::default())?;
             if spec.global {
                 globals.insert(index, Mutex::new(store));
             } else {

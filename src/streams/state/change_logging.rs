@@ -1,0 +1,262 @@
+//! The change-logging layer: every write that reaches a store is also queued for its changelog topic.
+//!
+//! It stands below the cache, so what the cache collapses is logged once, and above the rows. The write goes down
+//! first, then it is logged, refused or not: Kafka Streams does not ask the store either, and a replay refuses the
+//! same rows again. Values are serialized here and nowhere else on the write path.
+
+use bytes::Bytes;
+
+use super::{
+    CacheFlush, ChangelogRecord, KeyValueStore, Order, SessionRow, SessionStore, StateStore,
+    ValueAndTimestamp, VersionedPut, VersionedRecord, VersionedStore, WindowRow, WindowStore,
+    layout::{session_key, window_key},
+    window::next_seq,
+};
+use crate::streams::{
+    error::Result,
+    record::{AnyValue, ByteKey, ConsumerRecord, Headers, RecordContext, Timestamp},
+    serdes::AnySerde,
+};
+
+/// What is still to be sent, and how values become bytes.
+struct Log {
+    value_serde: AnySerde,
+    pending: Vec<ChangelogRecord>,
+}
+
+impl Log {
+    fn serialize(&self, value: Option<&AnyValue>) -> Result<Option<Bytes>> {
+        let bytes = value.map(|value| self.value_serde.to_bytes(value)).transpose()?;
+        Ok(bytes.map(Bytes::from))
+    }
+
+    fn append(&mut self, key: ByteKey, value: Option<Bytes>, timestamp: Timestamp) {
+        self.pending.push(ChangelogRecord {
+            key,
+            value,
+            timestamp: Some(timestamp),
+            headers: Headers::EMPTY,
+        });
+    }
+}
+
+/// A store whose writes are logged.
+pub(super) struct ChangeLogging<S: ?Sized> {
+    log: Log,
+    /// Whether a value's own timestamp becomes the record's; else the context's does.
+    timestamped: bool,
+    /// Window stores with duplicates number their log entries as the store numbers its rows.
+    duplicates: bool,
+    seq: u32,
+    inner: Box<S>,
+}
+
+impl<S: ?Sized> ChangeLogging<S> {
+    pub(super) fn new(inner: Box<S>, value_serde: AnySerde, timestamped: bool, duplicates: bool) -> Self {
+        Self { log: Log { value_serde, pending: Vec::new() }, timestamped, duplicates, seq: 0, inner }
+    }
+
+    fn timestamp(&self, value: Option<&ValueAndTimestamp>, context: &RecordContext) -> Timestamp {
+        match value {
+            Some(value) if self.timestamped => value.timestamp,
+            _ => context.timestamp,
+        }
+    }
+}
+
+impl<S: StateStore + ?Sized> StateStore for ChangeLogging<S> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn flush_cache(&mut self) -> Result<Vec<CacheFlush>> {
+        self.inner.flush_cache()
+    }
+
+    fn drain_changelog(&mut self, out: &mut Vec<ChangelogRecord>) -> Result<()> {
+        out.append(&mut self.log.pending);
+        Ok(())
+    }
+
+    fn restore(&mut self, records: &[ConsumerRecord]) -> Result<()> {
+        self.inner.restore(records)?;
+        if self.duplicates {
+            // Numbering goes on where the log stands, so that no restored row is overwritten.
+            for record in records {
+                let parsed = record.key.as_deref().and_then(super::layout::parse_window_key);
+                self.seq = self.seq.max(parsed.map_or(0, |(_, _, seq)| seq));
+            }
+        }
+        Ok(())
+    }
+
+    fn discard_uncommitted(&mut self) -> Result<()> {
+        self.log.pending.clear();
+        self.seq = 0;
+        self.inner.discard_uncommitted()
+    }
+
+    fn take_dropped(&mut self) -> u64 {
+        self.inner.take_dropped()
+    }
+
+    fn approximate_num_entries(&self) -> u64 {
+        self.inner.approximate_num_entries()
+    }
+}
+
+impl KeyValueStore for ChangeLogging<dyn KeyValueStore> {
+    fn get(&mut self, key: &[u8]) -> Result<Option<ValueAndTimestamp>> {
+        self.inner.get(key)
+    }
+
+    fn put(&mut self, key: ByteKey, value: Option<ValueAndTimestamp>, context: &RecordContext) -> Result<()> {
+        // Serialized first: a value that cannot be logged must not be stored either.
+        let bytes = self.log.serialize(value.as_ref().map(|value| &value.value))?;
+        let timestamp = self.timestamp(value.as_ref(), context);
+        self.inner.put(key.clone(), value, context)?;
+        for evicted in self.inner.take_evicted() {
+            self.log.append(evicted, None, context.timestamp);
+        }
+        self.log.append(key, bytes, timestamp);
+        Ok(())
+    }
+
+    fn range(
+        &mut self,
+        from: Option<&[u8]>,
+        to: Option<&[u8]>,
+        order: Order,
+    ) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
+        self.inner.range(from, to, order)
+    }
+
+    fn prefix_scan(&mut self, prefix: &[u8]) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
+        self.inner.prefix_scan(prefix)
+    }
+}
+
+impl WindowStore for ChangeLogging<dyn WindowStore> {
+    fn fetch(&mut self, key: &[u8], start: Timestamp) -> Result<Option<ValueAndTimestamp>> {
+        self.inner.fetch(key, start)
+    }
+
+    fn put(
+        &mut self,
+        key: ByteKey,
+        value: Option<ValueAndTimestamp>,
+        start: Timestamp,
+        context: &RecordContext,
+    ) -> Result<()> {
+        if self.duplicates {
+            if value.is_none() {
+                return Ok(());
+            }
+            self.seq = next_seq(self.seq);
+        }
+        let bytes = self.log.serialize(value.as_ref().map(|value| &value.value))?;
+        let timestamp = self.timestamp(value.as_ref(), context);
+        let logged = window_key(&key, start, self.seq);
+        self.inner.put(key, value, start, context)?;
+        self.log.append(logged, bytes, timestamp);
+        Ok(())
+    }
+
+    fn fetch_range(
+        &mut self,
+        key: &[u8],
+        from: Timestamp,
+        to: Timestamp,
+        order: Order,
+    ) -> Result<Vec<WindowRow>> {
+        self.inner.fetch_range(key, from, to, order)
+    }
+
+    fn fetch_all(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>> {
+        self.inner.fetch_all(from, to)
+    }
+
+    fn all(&mut self) -> Result<Vec<WindowRow>> {
+        self.inner.all()
+    }
+
+    fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>> {
+        self.inner.fetch_closed(from, to)
+    }
+
+    fn observed_stream_time(&self) -> Timestamp {
+        self.inner.observed_stream_time()
+    }
+}
+
+impl SessionStore for ChangeLogging<dyn SessionStore> {
+    fn find_sessions(
+        &mut self,
+        key: &[u8],
+        earliest_end: Timestamp,
+        latest_start: Timestamp,
+    ) -> Result<Vec<SessionRow>> {
+        self.inner.find_sessions(key, earliest_end, latest_start)
+    }
+
+    fn fetch_session(&mut self, key: &[u8], start: Timestamp, end: Timestamp) -> Result<Option<AnyValue>> {
+        self.inner.fetch_session(key, start, end)
+    }
+
+    fn put(
+        &mut self,
+        key: ByteKey,
+        start: Timestamp,
+        end: Timestamp,
+        value: Option<AnyValue>,
+        context: &RecordContext,
+    ) -> Result<()> {
+        let bytes = self.log.serialize(value.as_ref())?;
+        let logged = session_key(&key, start, end);
+        self.inner.put(key, start, end, value, context)?;
+        self.log.append(logged, bytes, context.timestamp);
+        Ok(())
+    }
+
+    fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<SessionRow>> {
+        self.inner.fetch_closed(from, to)
+    }
+
+    fn all(&mut self) -> Result<Vec<SessionRow>> {
+        self.inner.all()
+    }
+}
+
+impl VersionedStore for ChangeLogging<dyn VersionedStore> {
+    fn put(
+        &mut self,
+        key: ByteKey,
+        value: Option<AnyValue>,
+        timestamp: Timestamp,
+        context: &RecordContext,
+    ) -> Result<VersionedPut> {
+        let bytes = self.log.serialize(value.as_ref())?;
+        let put = self.inner.put(key.clone(), value, timestamp, context)?;
+        self.log.append(key, bytes, timestamp);
+        Ok(put)
+    }
+
+    fn delete(
+        &mut self,
+        key: ByteKey,
+        timestamp: Timestamp,
+        context: &RecordContext,
+    ) -> Result<Option<VersionedRecord>> {
+        let before = self.inner.delete(key.clone(), timestamp, context)?;
+        self.log.append(key, None, timestamp);
+        Ok(before)
+    }
+
+    fn get(&mut self, key: &[u8]) -> Result<Option<VersionedRecord>> {
+        self.inner.get(key)
+    }
+
+    fn get_as_of(&mut self, key: &[u8], as_of: Timestamp) -> Result<Option<VersionedRecord>> {
+        self.inner.get_as_of(key, as_of)
+    }
+}

@@ -1,0 +1,127 @@
+//! [`SessionTable`]: the rows of a session store, decoded, in memory.
+//!
+//! Rules of visibility, refusal and listing stand in [`segments`](super::segments); this file maps sessions onto them:
+//! the row's time is the session's *end*, the second number its start.
+
+use super::{
+    ChangelogRecord, SessionRow, SessionStore, StateStore,
+    layout::{malformed, parse_session_key, restored_key, restored_value},
+    segments::{Row, Segments},
+};
+use crate::streams::{
+    error::Result,
+    record::{AnyValue, ByteKey, ConsumerRecord, RecordContext, Timestamp},
+    serdes::AnySerde,
+};
+
+/// Session rows in memory.
+pub(super) struct SessionTable {
+    name: String,
+    value_serde: AnySerde,
+    rows: Segments<AnyValue>,
+    dropped: u64,
+}
+
+impl SessionTable {
+    pub(super) fn new(name: &str, value_serde: AnySerde, rows: Segments<AnyValue>) -> Self {
+        Self { name: name.to_owned(), value_serde, rows, dropped: 0 }
+    }
+
+    fn set(&mut self, key: ByteKey, start: Timestamp, end: Timestamp, value: Option<AnyValue>) {
+        match (self.rows.admit(end), value) {
+            (true, Some(value)) => self.rows.put(key, end, start, value),
+            // Removing a session that is gone already is no loss, so it is not counted.
+            (_, None) => self.rows.remove(&key, end, start),
+            (false, Some(_)) => self.dropped += 1,
+        }
+    }
+}
+
+fn session_row(key: ByteKey, row: Row<AnyValue>) -> SessionRow {
+    SessionRow { key, start: row.sub, end: row.time, value: row.value }
+}
+
+impl StateStore for SessionTable {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn drain_changelog(&mut self, _: &mut Vec<ChangelogRecord>) -> Result<()> {
+        Ok(())
+    }
+
+    fn restore(&mut self, records: &[ConsumerRecord]) -> Result<()> {
+        let dropped = self.dropped;
+        for record in records {
+            let bytes = restored_key(&self.name, record)?;
+            let Some((key, start, end)) = parse_session_key(bytes) else {
+                return Err(malformed(&self.name, record, "its key is shorter than a session key"));
+            };
+            let value = restored_value(&self.name, &self.value_serde, record)?;
+            self.set(ByteKey::new(key), start, end, value);
+        }
+        // They were counted when they were first refused.
+        self.dropped = dropped;
+        Ok(())
+    }
+
+    fn discard_uncommitted(&mut self) -> Result<()> {
+        self.rows.clear();
+        Ok(())
+    }
+
+    fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
+    fn approximate_num_entries(&self) -> u64 {
+        self.rows.len() as u64
+    }
+}
+
+impl SessionStore for SessionTable {
+    fn find_sessions(
+        &mut self,
+        key: &[u8],
+        earliest_end: Timestamp,
+        latest_start: Timestamp,
+    ) -> Result<Vec<SessionRow>> {
+        let rows = self.rows.of_key(key, earliest_end, Timestamp::MAX).into_iter();
+        let rows = rows.filter(|row| row.sub <= latest_start);
+        Ok(rows.map(|row| session_row(ByteKey::new(key), row)).collect())
+    }
+
+    fn fetch_session(&mut self, key: &[u8], start: Timestamp, end: Timestamp) -> Result<Option<AnyValue>> {
+        Ok(self.rows.get(key, end, start).cloned())
+    }
+
+    fn put(
+        &mut self,
+        key: ByteKey,
+        start: Timestamp,
+        end: Timestamp,
+        value: Option<AnyValue>,
+        _: &RecordContext,
+    ) -> Result<()> {
+        self.set(key, start, end, value);
+        Ok(())
+    }
+
+    fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<SessionRow>> {
+        let from = match self.rows.expiry() {
+            // Only whole segments are gone for this scan (conformance README 6.4).
+            super::segments::Expiry::Segment => from,
+            super::segments::Expiry::Row => from.max(self.rows.visible_from()),
+        };
+        let rows = self.rows.list(from.max(0), to).into_iter();
+        let mut rows: Vec<_> = rows.map(|(key, row)| session_row(key, row)).collect();
+        rows.sort_by(|a, b| (a.end, &a.key, a.start).cmp(&(b.end, &b.key, b.start)));
+        Ok(rows)
+    }
+
+    fn all(&mut self) -> Result<Vec<SessionRow>> {
+        let from = self.rows.visible_from().max(0);
+        let rows = self.rows.list(from, Timestamp::MAX).into_iter();
+        Ok(rows.map(|(key, row)| session_row(key, row)).collect())
+    }
+}

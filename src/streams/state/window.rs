@@ -1,0 +1,161 @@
+//! [`WindowTable`]: the rows of a window store, decoded, in memory.
+//!
+//! Rules of visibility, refusal and listing stand in [`segments`](super::segments); this file maps windows onto them:
+//! the row's time is the window start, the second number the sequence number of duplicates.
+
+use super::{
+    ChangelogRecord, Order, StateStore, ValueAndTimestamp, WindowRow, WindowStore,
+    layout::{malformed, parse_window_key, restored_key, restored_value},
+    segments::{Row, Segments},
+};
+use crate::streams::{
+    error::Result,
+    record::{ByteKey, ConsumerRecord, RecordContext, Timestamp},
+    serdes::AnySerde,
+};
+
+/// Window rows in memory.
+pub(super) struct WindowTable {
+    name: String,
+    value_serde: AnySerde,
+    duplicates: bool,
+    /// Sequence number of the last row put, where duplicates are kept; the first row has 1, as in Kafka Streams.
+    seq: u32,
+    rows: Segments<ValueAndTimestamp>,
+    dropped: u64,
+}
+
+impl WindowTable {
+    pub(super) fn new(
+        name: &str,
+        value_serde: AnySerde,
+        duplicates: bool,
+        rows: Segments<ValueAndTimestamp>,
+    ) -> Self {
+        Self { name: name.to_owned(), value_serde, duplicates, seq: 0, rows, dropped: 0 }
+    }
+
+    fn set(&mut self, key: ByteKey, value: Option<ValueAndTimestamp>, start: Timestamp, seq: u32) {
+        if !self.rows.admit(start) {
+            self.dropped += 1;
+            return;
+        }
+        match value {
+            Some(value) => self.rows.put(key, start, seq.into(), value),
+            None => self.rows.remove(&key, start, seq.into()),
+        }
+    }
+}
+
+/// The sequence number after `seq`; 31 bits, as Java counts it.
+pub(super) fn next_seq(seq: u32) -> u32 {
+    (seq + 1) & 0x7fff_ffff
+}
+
+fn window_row(key: ByteKey, row: Row<ValueAndTimestamp>) -> WindowRow {
+    // Sequence numbers have 31 bits, so the cast loses nothing.
+    WindowRow { key, start: row.time, seq: row.sub as u32, value: row.value }
+}
+
+impl StateStore for WindowTable {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn drain_changelog(&mut self, _: &mut Vec<ChangelogRecord>) -> Result<()> {
+        Ok(())
+    }
+
+    fn restore(&mut self, records: &[ConsumerRecord]) -> Result<()> {
+        let dropped = self.dropped;
+        for record in records {
+            let bytes = restored_key(&self.name, record)?;
+            let Some((key, start, seq)) = parse_window_key(bytes) else {
+                return Err(malformed(&self.name, record, "its key is shorter than a window key"));
+            };
+            let value = restored_value(&self.name, &self.value_serde, record)?;
+            let value = value.map(|value| ValueAndTimestamp { value, timestamp: record.timestamp });
+            self.set(ByteKey::new(key), value, start, seq);
+            if self.duplicates {
+                self.seq = self.seq.max(seq);
+            }
+        }
+        // They were counted when they were first refused.
+        self.dropped = dropped;
+        Ok(())
+    }
+
+    fn discard_uncommitted(&mut self) -> Result<()> {
+        self.rows.clear();
+        self.seq = 0;
+        Ok(())
+    }
+
+    fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+
+    fn approximate_num_entries(&self) -> u64 {
+        self.rows.len() as u64
+    }
+}
+
+impl WindowStore for WindowTable {
+    fn fetch(&mut self, key: &[u8], start: Timestamp) -> Result<Option<ValueAndTimestamp>> {
+        Ok(self.rows.get(key, start, 0).cloned())
+    }
+
+    fn put(
+        &mut self,
+        key: ByteKey,
+        value: Option<ValueAndTimestamp>,
+        start: Timestamp,
+        _: &RecordContext,
+    ) -> Result<()> {
+        if self.duplicates {
+            if value.is_none() {
+                return Ok(());
+            }
+            self.seq = next_seq(self.seq);
+        }
+        self.set(key, value, start, self.seq);
+        Ok(())
+    }
+
+    fn fetch_range(
+        &mut self,
+        key: &[u8],
+        from: Timestamp,
+        to: Timestamp,
+        order: Order,
+    ) -> Result<Vec<WindowRow>> {
+        let rows = self.rows.of_key(key, from, to).into_iter();
+        let mut rows: Vec<_> = rows.map(|row| window_row(ByteKey::new(key), row)).collect();
+        if order == Order::Backward {
+            rows.reverse();
+        }
+        Ok(rows)
+    }
+
+    fn fetch_all(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>> {
+        let from = from.max(self.rows.visible_from());
+        Ok(self.rows.list(from, to).into_iter().map(|(key, row)| window_row(key, row)).collect())
+    }
+
+    fn all(&mut self) -> Result<Vec<WindowRow>> {
+        self.fetch_all(0, Timestamp::MAX)
+    }
+
+    fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>> {
+        let from = from.max(self.rows.retained_from());
+        let rows = self.rows.list(from, to).into_iter();
+        let mut rows: Vec<_> = rows.map(|(key, row)| window_row(key, row)).collect();
+        // In order already where the store lists by time; the sort is stable and keeps sequence numbers in order.
+        rows.sort_by(|a, b| (a.start, &a.key).cmp(&(b.start, &b.key)));
+        Ok(rows)
+    }
+
+    fn observed_stream_time(&self) -> Timestamp {
+        self.rows.observed()
+    }
+}
