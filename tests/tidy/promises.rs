@@ -86,10 +86,10 @@ pub fn check_test_binaries(repository: &Repository) -> Vec<Violation> {
             }
             [_, binary, name] if name != "main.rs" => {
                 let module = name.trim_end_matches(".rs");
-                let main = repository.file(&format!("tests/{binary}/main.rs"));
-                let declared = main.is_some_and(|main| {
-                    let code = code::blank_comments_and_strings(&main.text);
-                    code.contains(&format!("mod {module};")) || main.text.contains(&format!("{name}\""))
+                let roots =
+                    ["main.rs", "mod.rs"].map(|root| repository.file(&format!("tests/{binary}/{root}")));
+                let declared = roots.iter().flatten().any(|root| {
+                    code::blank_comments_and_strings(&root.text).contains(&format!("mod {module};"))
                 });
                 if !declared {
                     violations.push(file.violation(
