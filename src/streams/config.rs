@@ -65,6 +65,9 @@ pub struct StreamsConfig {
     pub semantics: Semantics,
     /// Wall time between scans for closed windows and expired join misses (Kafka's `__emit.interval.ms…`); 0 = at each record.
     pub emit_interval_ms: i64,
+    /// Turns watermarks on: operators judge lateness by what every input has vouched for, in-band through repartition topics, and
+    /// an input that is caught up and silent for this long no longer holds the clock back. `None` = off, as in Kafka Streams.
+    pub idle_close_ms: Option<i64>,
 }
 
 impl Default for StreamsConfig {
@@ -89,6 +92,7 @@ impl Default for StreamsConfig {
             offset_reset: OffsetReset::Earliest,
             semantics: Semantics::Sluice,
             emit_interval_ms: 1_000,
+            idle_close_ms: None,
         }
     }
 }

@@ -101,6 +101,9 @@ pub trait TaskContext {
     fn stream_time(&self) -> Timestamp;
     /// Wall clock, as given to the task.
     fn now(&self) -> Timestamp;
+    /// What every input of the task has vouched for: no older record is to come, disorder within a partition aside.
+    /// `None` where watermarks are off (`StreamsConfig::idle_close_ms`): then an operator judges by its own stream time.
+    fn watermark(&self) -> Option<Timestamp>;
     /// Asks for a commit soon.
     fn request_commit(&self);
     /// Counts a dropped record.
@@ -283,6 +286,11 @@ impl<'a> NodeContext<'a> {
     /// Kafka's faults, or ours corrected.
     pub fn semantics(&self) -> Semantics {
         self.task.config().semantics
+    }
+
+    /// What every input has vouched for, where watermarks are on.
+    pub fn watermark(&self) -> Option<Timestamp> {
+        self.task.watermark()
     }
 
     /// Counts a dropped record.

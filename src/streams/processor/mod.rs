@@ -54,6 +54,13 @@ pub trait AnyProcessor: Send {
         Ok(())
     }
 
+    /// The task's watermark moved (only where watermarks are on, see [`TaskContext::watermark`]): no record older than it is
+    /// still to come, grace aside. May forward. Called in the order nodes were added.
+    fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {
+        let _ = (context, watermark);
+        Ok(())
+    }
+
     /// Called once at the end of the task's life.
     fn close(&mut self) {}
 }

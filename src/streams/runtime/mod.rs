@@ -4,6 +4,7 @@
 //! timestamp next) -> `task.process` -> `task_graph`, depth first -> processor -> store; what comes out is drained to the
 //! producer. Below the stream thread nothing awaits, spawns, sleeps or reads a clock.
 
+mod commit_metadata;
 mod java_priority_queue;
 mod partition_group;
 mod punctuation_queue;
@@ -11,6 +12,7 @@ mod record_queue;
 mod task;
 mod task_graph;
 mod task_id;
+mod watermark;
 
 pub use task::{StreamTask, TaskOptions};
 pub use task_graph::{GlobalStores, TaskGraph};

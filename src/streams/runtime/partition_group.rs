@@ -6,6 +6,7 @@
 use super::{
     java_priority_queue::JavaPriorityQueue,
     record_queue::{BadRecords, Head, RecordQueue},
+    watermark::InputClock,
 };
 use crate::streams::{
     error::Result,
@@ -19,6 +20,7 @@ struct Partition {
     lag: Option<i64>,
     /// When waiting for this empty, caught-up partition ends.
     idle_until: Option<Timestamp>,
+    clock: InputClock,
 }
 
 pub(super) struct PartitionGroup {
@@ -30,10 +32,10 @@ pub(super) struct PartitionGroup {
 }
 
 impl PartitionGroup {
-    pub fn new(queues: Vec<(TopicPartition, RecordQueue)>, max_task_idle_ms: i64) -> Self {
+    pub fn new(queues: Vec<(TopicPartition, RecordQueue, InputClock)>, max_task_idle_ms: i64) -> Self {
         let partitions = queues
             .into_iter()
-            .map(|(id, queue)| Partition { id, queue, lag: None, idle_until: None })
+            .map(|(id, queue, clock)| Partition { id, queue, lag: None, idle_until: None, clock })
             .collect();
         Self { partitions, non_empty: JavaPriorityQueue::new(), max_task_idle_ms, stream_time: -1 }
     }
@@ -125,6 +127,42 @@ impl PartitionGroup {
             self.stream_time = self.stream_time.max(head.timestamp());
         }
         Ok(head.map(|head| (index, head)))
+    }
+
+    /// Notes that records of a partition arrived at `now`.
+    pub fn touch(&mut self, index: usize, now: Timestamp) {
+        if let InputClock::External { last_activity } = &mut self.partitions[index].clock {
+            *last_activity = now;
+        }
+    }
+
+    /// Notes what an upstream partition vouched for.
+    pub fn vouch(&mut self, index: usize, upstream: i32, time: Timestamp) {
+        if let InputClock::Vouched(times) = &mut self.partitions[index].clock
+            && let Some(known) = times.get_mut(upstream as usize)
+        {
+            *known = time.max(*known);
+        }
+    }
+
+    /// What is vouched for by each upstream partition, to be committed.
+    pub fn vouched(&self, index: usize) -> &[Timestamp] {
+        match &self.partitions[index].clock {
+            InputClock::Vouched(times) => times,
+            InputClock::External { .. } | InputClock::Own => &[],
+        }
+    }
+
+    /// What all inputs together vouch for at `now`, -1 before all did.
+    pub fn watermark(&self, idle_close_ms: i64, now: Timestamp) -> Timestamp {
+        self.partitions
+            .iter()
+            .map(|p| {
+                let caught_up = p.queue.len() == 0 && p.lag == Some(0);
+                p.clock.time(p.queue.partition_time, caught_up, idle_close_ms, now)
+            })
+            .min()
+            .unwrap_or(-1)
     }
 
     /// Source node of a partition.

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 
+use super::watermark;
 use crate::streams::{
-    error::{Result, StreamsError},
+    error::{ProcessingError, Result, StreamsError},
     processor::{DropReason, NodeId},
     record::{ConsumerRecord, Timestamp},
     topology::{DecodedRecord, RecordDecoder, TimestampExtractor},
@@ -18,25 +19,26 @@ pub(super) enum Head {
     Record(Box<ConsumerRecord>, DecodedRecord, Timestamp),
     /// Nothing but dropped records: only its offset matters.
     Corrupted(i64),
+    /// A control record: this upstream partition has vouched for this time.
+    Watermark { offset: i64, upstream: i32, time: Timestamp },
 }
 
 impl Head {
     pub fn timestamp(&self) -> Timestamp {
         match self {
             Head::Record(_, _, timestamp) => *timestamp,
-            Head::Corrupted(_) => -1,
+            // Taken before anything else: neither carries event time.
+            Head::Corrupted(_) | Head::Watermark { .. } => -1,
         }
     }
 }
 
 /// What a queue asks its task about bad records.
 pub(super) trait BadRecords {
-    /// Bytes could not be read: `Ok` drops the record, `Err` stops the task.
-    fn not_decoded(
-        &self,
-        record: &ConsumerRecord,
-        error: crate::streams::error::ProcessingError,
-    ) -> Result<()>;
+    /// Bytes could not be read, or the record is dated in the future: `Ok` drops the record, `Err` stops the task.
+    fn not_decoded(&self, source: NodeId, record: &ConsumerRecord, error: ProcessingError) -> Result<()>;
+    /// Wall clock.
+    fn now(&self) -> Timestamp;
     /// Counts a dropped record.
     fn dropped(&self, source: NodeId, reason: DropReason);
 }
@@ -45,6 +47,7 @@ pub(super) struct RecordQueue {
     pub source: NodeId,
     decoder: RecordDecoder,
     extractor: TimestampExtractor,
+    max_future_ms: Option<i64>,
     fifo: VecDeque<ConsumerRecord>,
     head: Option<Head>,
     /// Largest timestamp taken from this partition, -1 before the first.
@@ -52,8 +55,21 @@ pub(super) struct RecordQueue {
 }
 
 impl RecordQueue {
-    pub fn new(source: NodeId, decoder: RecordDecoder, extractor: TimestampExtractor) -> Self {
-        Self { source, decoder, extractor, fifo: VecDeque::new(), head: None, partition_time: -1 }
+    pub fn new(
+        source: NodeId,
+        decoder: RecordDecoder,
+        extractor: TimestampExtractor,
+        max_future_ms: Option<i64>,
+    ) -> Self {
+        Self {
+            source,
+            decoder,
+            extractor,
+            max_future_ms,
+            fifo: VecDeque::new(),
+            head: None,
+            partition_time: -1,
+        }
     }
 
     /// Records held, the head included.
@@ -76,10 +92,14 @@ impl RecordQueue {
         }
         let mut last_corrupted = None;
         while let Some(raw) = self.fifo.pop_front() {
+            if let Some((upstream, time)) = watermark::read(&raw) {
+                self.head = Some(Head::Watermark { offset: raw.offset, upstream, time });
+                return Ok(());
+            }
             let decoded = match (self.decoder)(&raw) {
                 Ok(decoded) => decoded,
                 Err(error) => {
-                    bad.not_decoded(&raw, error)?;
+                    bad.not_decoded(self.source, &raw, error)?;
                     bad.dropped(self.source, DropReason::Deserialization);
                     last_corrupted = Some(raw.offset);
                     continue;
@@ -88,6 +108,21 @@ impl RecordQueue {
             let timestamp = (self.extractor)(&raw, &decoded, self.partition_time)
                 .map_err(|error| StreamsError::Fatal(format!("timestamp extractor failed: {error}")))?;
             if timestamp < 0 {
+                bad.dropped(self.source, DropReason::InvalidTimestamp);
+                last_corrupted = Some(raw.offset);
+                continue;
+            }
+            if let Some(max) = self.max_future_ms
+                && timestamp > bad.now().saturating_add(max)
+            {
+                let error = ProcessingError::new(
+                    "FutureTimestamp",
+                    format!(
+                        "dated {} ms ahead of the wall clock, more than max_future ({max} ms)",
+                        timestamp - bad.now()
+                    ),
+                );
+                bad.not_decoded(self.source, &raw, error)?;
                 bad.dropped(self.source, DropReason::InvalidTimestamp);
                 last_corrupted = Some(raw.offset);
                 continue;

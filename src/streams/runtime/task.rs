@@ -10,18 +10,21 @@ use std::{
 };
 
 use super::{
+    commit_metadata::CommitMetadata,
     partition_group::PartitionGroup,
     record_queue::{Head, RecordQueue},
     task_graph::{GlobalStores, GraphParts, TaskGraph},
     task_id::TaskId,
+    watermark::{self, InputClock},
 };
 use crate::streams::{
+    client::OffsetAndMetadata,
     config::StreamsConfig,
     error::{ProcessingError, Result, StreamsError},
     processor::{DropReason, ErrorHandlers, NodeId, StoreId, TaskContext},
     record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
     state::Store,
-    topology::{NodeKind, TimestampExtractor, Topology},
+    topology::{NodeKind, SinkTopic, TimestampExtractor, Topology},
 };
 
 /// What all tasks of an application share.
@@ -57,6 +60,35 @@ impl TaskOptions {
     }
 }
 
+/// The clock of a repartition topic: one entry per partition of the sub-topology that writes it.
+fn repartition_clock(options: &TaskOptions, nodes: &[NodeId], topic: &Arc<str>) -> Result<InputClock> {
+    let topology = &options.topology;
+    if written_repartition_topics(topology, nodes).contains(topic) {
+        return Ok(InputClock::Own);
+    }
+    let mut upstream = 0;
+    for subtopology in topology.subtopologies.iter().filter(|sub| sub.sink_topics.contains(topic)) {
+        for source in &subtopology.source_topics {
+            upstream = upstream.max((options.partition_counts)(source)?);
+        }
+    }
+    Ok(InputClock::Vouched(vec![-1; upstream as usize]))
+}
+
+fn written_repartition_topics(topology: &Topology, nodes: &[NodeId]) -> Vec<Arc<str>> {
+    let mut topics = Vec::new();
+    for node in nodes {
+        if let NodeKind::Sink(sink) = &topology.nodes[*node].kind
+            && let SinkTopic::Fixed(topic) = &sink.topic
+            && sink.internal
+            && !topics.contains(topic)
+        {
+            topics.push(topic.clone());
+        }
+    }
+    topics
+}
+
 /// The record's own timestamp; a negative one stops the task (Kafka's `FailOnInvalidTimestamp`).
 pub fn fail_on_invalid_timestamp() -> TimestampExtractor {
     Arc::new(|record, _, _| {
@@ -78,9 +110,19 @@ pub struct StreamTask {
     id: TaskId,
     graph: TaskGraph,
     group: PartitionGroup,
-    /// Next offset to commit per partition; only partitions something was consumed of.
-    consumed: BTreeMap<TopicPartition, i64>,
+    /// Next offset per partition, as far as known. All are committed each time: the clocks go with them, and a clock may move
+    /// without a record (watermarks, punctuation).
+    positions: BTreeMap<TopicPartition, i64>,
     commit_needed: bool,
+    idle_close_ms: Option<i64>,
+    /// What all inputs have vouched for, as the processors were last told.
+    watermark: Timestamp,
+    /// The watermark last written downstream; `None` = not since the task started.
+    vouched: Option<Timestamp>,
+    /// Repartition topics written, with their partition counts, where watermarks are on.
+    downstream: Vec<(i32, Arc<str>)>,
+    /// Number of the last commit, so that the newest of several committed metadata is known.
+    commits: u64,
 }
 
 impl StreamTask {
@@ -107,7 +149,21 @@ impl StreamTask {
                 (None, true) => fail_on_invalid_timestamp(),
                 (None, false) => options.timestamp_extractor.clone(),
             };
-            queues.push((partition.clone(), RecordQueue::new(node, source.decoder.clone(), extractor)));
+            let clock = match (options.config.idle_close_ms, source.internal) {
+                (None, _) | (_, false) => InputClock::External { last_activity: 0 },
+                (Some(_), true) => repartition_clock(options, &nodes, &partition.topic)?,
+            };
+            let queue = RecordQueue::new(node, source.decoder.clone(), extractor, source.max_future_ms);
+            queues.push((partition.clone(), queue, clock));
+        }
+        let mut downstream = Vec::new();
+        if options.config.idle_close_ms.is_some() {
+            for topic in written_repartition_topics(topology, &nodes) {
+                // A task that reads its own repartition topics (the test driver's) has nobody to vouch to.
+                if !partitions.iter().any(|partition| partition.topic == topic) {
+                    downstream.push(((options.partition_counts)(&topic)?, topic));
+                }
+            }
         }
         let graph = TaskGraph::new(GraphParts {
             topology: topology.clone(),
@@ -123,14 +179,47 @@ impl StreamTask {
             id,
             graph,
             group: PartitionGroup::new(queues, options.config.max_task_idle_ms),
-            consumed: BTreeMap::new(),
+            positions: BTreeMap::new(),
             commit_needed: false,
+            idle_close_ms: options.config.idle_close_ms,
+            watermark: -1,
+            vouched: None,
+            downstream,
+            commits: 0,
         })
     }
 
     /// Initialises processors with the clocks committed earlier.
     pub fn init(&mut self, clocks: HashMap<String, i64>, now: Timestamp) -> Result<()> {
+        for index in 0..self.group.partitions().count() {
+            self.group.touch(index, now);
+        }
         self.graph.init(clocks, now)
+    }
+
+    /// Takes over what an earlier owner committed with the offsets: partition times, vouched times, operator clocks.
+    /// Call before [`init`](Self::init), and give it the clocks returned.
+    pub fn restore_metadata(
+        &mut self,
+        committed: &BTreeMap<TopicPartition, OffsetAndMetadata>,
+    ) -> HashMap<String, i64> {
+        let mut newest: Option<CommitMetadata> = None;
+        for (partition, OffsetAndMetadata { offset, metadata }) in committed {
+            self.positions.insert(partition.clone(), *offset);
+            let Some(metadata) = CommitMetadata::decode(metadata) else { continue };
+            if let Some(index) = self.group.index_of(&partition.topic, partition.partition) {
+                self.group.set_partition_time(index, metadata.partition_time);
+                for (upstream, time) in metadata.vouched.iter().enumerate() {
+                    self.group.vouch(index, upstream as i32, *time);
+                }
+            }
+            if newest.as_ref().is_none_or(|known| known.commit < metadata.commit) {
+                newest = Some(metadata);
+            }
+        }
+        let Some(newest) = newest else { return HashMap::new() };
+        self.commits = newest.commit;
+        newest.clocks.into_iter().collect()
     }
 
     /// The task's id.
@@ -159,6 +248,20 @@ impl StreamTask {
             .index_of(&partition.topic, partition.partition)
             .ok_or_else(|| StreamsError::fatal(format!("task {} does not read {partition}", self.id)))?;
         self.group.add(index, records, &self.graph)
+    }
+
+    /// As [`add_records`](Self::add_records) with the wall clock of the arrival.
+    pub fn add_records_at(
+        &mut self,
+        partition: &TopicPartition,
+        records: impl IntoIterator<Item = ConsumerRecord>,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.graph.set_now(now);
+        if let Some(index) = self.group.index_of(&partition.topic, partition.partition) {
+            self.group.touch(index, now);
+        }
+        self.add_records(partition, records)
     }
 
     /// Tells how many records the log still holds behind what was added.
@@ -190,6 +293,10 @@ impl StreamTask {
         let Some((index, head)) = self.group.next(&self.graph)? else { return Ok(false) };
         let offset = match head {
             Head::Corrupted(offset) => offset,
+            Head::Watermark { offset, upstream, time } => {
+                self.group.vouch(index, upstream, time);
+                offset
+            }
             Head::Record(raw, decoded, timestamp) => {
                 let offset = raw.offset;
                 let source = self.group.source(index);
@@ -198,10 +305,10 @@ impl StreamTask {
             }
         };
         let partition = self.group.partition(index);
-        match self.consumed.get_mut(partition) {
+        match self.positions.get_mut(partition) {
             Some(next) => *next = offset + 1,
             None => {
-                self.consumed.insert(partition.clone(), offset + 1);
+                self.positions.insert(partition.clone(), offset + 1);
             }
         }
         self.commit_needed = true;
@@ -222,14 +329,37 @@ impl StreamTask {
         Ok(called)
     }
 
+    /// Tells the processors when the inputs vouch for more than before (only where watermarks are on).
+    pub fn advance_watermark(&mut self, now: Timestamp) -> Result<bool> {
+        let Some(idle_close_ms) = self.idle_close_ms else { return Ok(false) };
+        let watermark = self.group.watermark(idle_close_ms, now);
+        if watermark <= self.watermark {
+            return Ok(false);
+        }
+        self.watermark = watermark;
+        self.graph.advance_watermark(watermark, now)?;
+        self.commit_needed = true;
+        Ok(true)
+    }
+
     /// Whether there is anything to commit.
     pub fn commit_needed(&self) -> bool {
         self.commit_needed
     }
 
     /// First step of a commit: flushes caches, which may produce records.
+    /// Then vouches downstream for what is now written: the watermark follows the data it covers.
     pub fn prepare_commit(&mut self) -> Result<()> {
-        self.graph.flush_caches()
+        self.graph.flush_caches()?;
+        if self.watermark >= 0 && self.vouched.is_none_or(|vouched| vouched < self.watermark) {
+            for (partitions, topic) in &self.downstream {
+                for partition in 0..*partitions {
+                    self.graph.emit(watermark::record(topic, partition, self.id.partition, self.watermark));
+                }
+            }
+            self.vouched = Some(self.watermark);
+        }
+        Ok(())
     }
 
     /// Takes records written since the last call.
@@ -237,25 +367,24 @@ impl StreamTask {
         self.graph.drain_output(out)
     }
 
-    /// Offsets to commit: next offset per partition, with its partition time.
-    pub fn committable_offsets(&self) -> BTreeMap<TopicPartition, (i64, Timestamp)> {
-        self.consumed
+    /// Offsets to commit, with the clocks that go with them. One call per commit.
+    pub fn committable_offsets(&mut self) -> BTreeMap<TopicPartition, OffsetAndMetadata> {
+        self.commits += 1;
+        let clocks = self.graph.clocks();
+        self.positions
             .iter()
-            .map(|(partition, offset)| {
-                let time = self
-                    .group
-                    .index_of(&partition.topic, partition.partition)
-                    .map_or(-1, |index| self.group.partition_time(index));
-                (partition.clone(), (*offset, time))
+            .filter_map(|(partition, offset)| {
+                let index = self.group.index_of(&partition.topic, partition.partition)?;
+                let metadata = CommitMetadata {
+                    commit: self.commits,
+                    partition_time: self.group.partition_time(index),
+                    vouched: self.group.vouched(index).to_vec(),
+                    clocks: clocks.clone(),
+                };
+                let metadata = metadata.encode();
+                Some((partition.clone(), OffsetAndMetadata { offset: *offset, metadata }))
             })
             .collect()
-    }
-
-    /// Restores a partition time committed earlier.
-    pub fn set_partition_time(&mut self, partition: &TopicPartition, time: Timestamp) {
-        if let Some(index) = self.group.index_of(&partition.topic, partition.partition) {
-            self.group.set_partition_time(index, time);
-        }
     }
 
     /// Task stream time.
@@ -265,14 +394,13 @@ impl StreamTask {
 
     /// Last step of a commit: everything written is visible.
     pub fn post_commit(&mut self) {
-        self.consumed.clear();
         self.commit_needed = false;
     }
 
     /// Forgets buffered records (the caller rewinds the consumer).
     pub fn clear_buffers(&mut self) {
         self.group.clear();
-        self.consumed.clear();
+        self.positions.clear();
         self.commit_needed = false;
     }
 

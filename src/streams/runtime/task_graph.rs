@@ -21,7 +21,7 @@ use crate::streams::{
     },
     record::{AnyRecord, ConsumerRecord, Headers, ProducerRecord, RecordContext, Timestamp},
     state::{CacheFlush, ChangelogRecord, Store},
-    topology::{DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology, changelog_topic},
+    topology::{BadRecordPolicy, DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology, changelog_topic},
 };
 
 /// Global stores of the process, shared by all tasks.
@@ -77,6 +77,7 @@ pub struct TaskGraph {
     wall_schedules: RefCell<PunctuationQueue>,
     next_schedule: Cell<usize>,
     stream_time: Cell<Timestamp>,
+    watermark: Cell<Option<Timestamp>>,
     now: Cell<Timestamp>,
     commit_requested: Cell<bool>,
     dropped: RefCell<BTreeMap<(NodeId, DropReason), u64>>,
@@ -102,6 +103,8 @@ impl TaskGraph {
     /// Builds the nodes; [`init`](Self::init) must follow before the first record.
     pub fn new(parts: GraphParts) -> Self {
         let topology = parts.topology;
+        // Watermarks start at "nothing vouched for"; without them there is none.
+        let watermark = parts.config.idle_close_ms.map(|_| -1);
         let mut nodes: Vec<Option<Node>> = topology.nodes.iter().map(|_| None).collect();
         for id in &parts.nodes {
             let spec = &topology.nodes[*id];
@@ -141,6 +144,7 @@ impl TaskGraph {
             wall_schedules: RefCell::new(PunctuationQueue::new()),
             next_schedule: Cell::new(0),
             stream_time: Cell::new(-1),
+            watermark: Cell::new(watermark),
             now: Cell::new(0),
             commit_requested: Cell::new(false),
             dropped: RefCell::default(),
@@ -218,6 +222,32 @@ impl TaskGraph {
         self.punctuate(&self.wall_schedules, now)
     }
 
+    /// Moves the watermark and tells the processors, in the order they were added.
+    pub fn advance_watermark(&self, watermark: Timestamp, now: Timestamp) -> Result<()> {
+        self.now.set(now);
+        self.watermark.set(Some(watermark));
+        *self.context.borrow_mut() = RecordContext {
+            topic: None,
+            partition: -1,
+            offset: -1,
+            timestamp: watermark,
+            headers: Headers::EMPTY,
+        };
+        for id in &self.node_order {
+            if let Run::Processor(processor) = &self.live(*id).run {
+                let result =
+                    processor.borrow_mut().watermark_advanced(NodeContext::new(self, *id), watermark);
+                self.handle(*id, result)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the wall clock to what happens outside of processing (buffering, commits).
+    pub fn set_now(&self, now: Timestamp) {
+        self.now.set(now);
+    }
+
     /// When the next wall-clock schedule is due.
     pub fn next_wall_clock_punctuation(&self) -> Option<Timestamp> {
         self.wall_schedules.borrow().next_due()
@@ -263,6 +293,11 @@ impl TaskGraph {
         Ok(())
     }
 
+    /// Writes a record beside the sinks (control records).
+    pub(super) fn emit(&self, record: ProducerRecord) {
+        self.output.borrow_mut().push(record);
+    }
+
     /// Takes what sinks wrote, then what stores logged, in write order.
     pub fn drain_output(&self, out: &mut Vec<ProducerRecord>) -> Result<()> {
         out.append(&mut self.output.borrow_mut());
@@ -306,7 +341,7 @@ impl TaskGraph {
     }
 
     /// Operator clocks by name, to be committed with the offsets.
-    pub fn clocks(&self) -> HashMap<String, i64> {
+    pub fn clocks(&self) -> Vec<(String, i64)> {
         self.clocks.borrow().iter().map(|clock| (clock.name.clone(), clock.value)).collect()
     }
 
@@ -365,11 +400,16 @@ impl TaskGraph {
         };
         let context = self.context.borrow().clone();
         let name = &self.live(node).name;
-        let response = (self.handlers.processing)(&context, name, &error);
-        if let Some(topic) = &self.handlers.dead_letter_topic {
-            let raw = self.raw.borrow();
+        let raw = self.raw.borrow();
+        let policy = raw.as_ref().and_then(|raw| self.source_policy(&raw.topic));
+        let response = match policy {
+            None => (self.handlers.processing)(&context, name, &error),
+            Some(policy) => policy_response(policy),
+        };
+        if let Some(topic) = self.dead_letter_topic(policy) {
             let (key, value) = raw.as_ref().map_or((None, None), |raw| (raw.key.clone(), raw.value.clone()));
-            self.output.borrow_mut().push(dead_letter(topic, key, value, &context, &error, name));
+            let letter = dead_letter(topic, key, value, &context, &error, name, policy.is_some());
+            self.output.borrow_mut().push(letter);
         }
         match response {
             ErrorResponse::Continue => {
@@ -383,6 +423,25 @@ impl TaskGraph {
                 context.partition,
                 context.offset,
             ))),
+        }
+    }
+
+    /// The bad-record policy of the source that reads a topic, where it names one.
+    fn source_policy(&self, topic: &str) -> Option<&BadRecordPolicy> {
+        self.node_order.iter().find_map(|id| match &self.topology.nodes[*id].kind {
+            NodeKind::Source(source) if source.topics.iter().any(|known| &**known == topic) => {
+                source.bad.as_ref()
+            }
+            _ => None,
+        })
+    }
+
+    /// Where dead letters go: the source's topic, else the application's.
+    fn dead_letter_topic<'a>(&'a self, policy: Option<&'a BadRecordPolicy>) -> Option<&'a Arc<str>> {
+        match policy {
+            None => self.handlers.dead_letter_topic.as_ref(),
+            Some(BadRecordPolicy::DeadLetter(topic)) => Some(topic),
+            Some(BadRecordPolicy::Skip | BadRecordPolicy::Fail) => None,
         }
     }
 
@@ -451,6 +510,7 @@ fn dead_letter(
     context: &RecordContext,
     error: &ProcessingError,
     node: &str,
+    whole_story: bool,
 ) -> ProducerRecord {
     let mut headers = context.headers.clone();
     let mut add = |name: &str, text: String| headers.add(format!("__streams.errors.{name}"), Some(text));
@@ -460,6 +520,12 @@ fn dead_letter(
     add("topic", context.topic.as_deref().unwrap_or_default().to_owned());
     add("partition", context.partition.to_string());
     add("offset", context.offset.to_string());
+    if whole_story {
+        // Beyond Kafka's headers, for sources with a dead-letter topic of their own.
+        add("node", node.to_owned());
+        add("timestamp", context.timestamp.to_string());
+        add("attempts", "1".to_owned());
+    }
     ProducerRecord {
         topic: topic.clone(),
         partition: None,
@@ -470,10 +536,21 @@ fn dead_letter(
     }
 }
 
+fn policy_response(policy: &BadRecordPolicy) -> ErrorResponse {
+    match policy {
+        BadRecordPolicy::DeadLetter(_) | BadRecordPolicy::Skip => ErrorResponse::Continue,
+        BadRecordPolicy::Fail => ErrorResponse::Fail,
+    }
+}
+
 impl BadRecords for TaskGraph {
-    fn not_decoded(&self, record: &ConsumerRecord, error: ProcessingError) -> Result<()> {
-        let response = (self.handlers.deserialization)(record, &error);
-        if let Some(topic) = &self.handlers.dead_letter_topic {
+    fn not_decoded(&self, source: NodeId, record: &ConsumerRecord, error: ProcessingError) -> Result<()> {
+        let policy = self.source_policy(&record.topic);
+        let response = match policy {
+            None => (self.handlers.deserialization)(record, &error),
+            Some(policy) => policy_response(policy),
+        };
+        if let Some(topic) = self.dead_letter_topic(policy) {
             let context = RecordContext {
                 topic: Some(record.topic.clone()),
                 partition: record.partition,
@@ -487,7 +564,8 @@ impl BadRecords for TaskGraph {
                 record.value.clone(),
                 &context,
                 &error,
-                "deserialization",
+                &self.live(source).name,
+                policy.is_some(),
             );
             self.output.borrow_mut().push(letter);
         }
@@ -503,6 +581,10 @@ impl BadRecords for TaskGraph {
 
     fn dropped(&self, source: NodeId, reason: DropReason) {
         self.drop_record(source, reason);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.now.get()
     }
 }
 
@@ -593,6 +675,10 @@ impl TaskContext for TaskGraph {
 
     fn now(&self) -> Timestamp {
         self.now.get()
+    }
+
+    fn watermark(&self) -> Option<Timestamp> {
+        self.watermark.get()
     }
 
     fn request_commit(&self) {

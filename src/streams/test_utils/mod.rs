@@ -240,6 +240,7 @@ impl Driver {
         self.now += by_ms;
         if let Some(task) = &mut self.task {
             task.punctuate_wall_clock(self.now)?;
+            task.advance_watermark(self.now)?;
         }
         self.commit_and_capture()?;
         self.complete_all_processable_work()
@@ -253,6 +254,7 @@ impl Driver {
                 break;
             }
             task.punctuate_stream_time(now)?;
+            task.advance_watermark(now)?;
             self.commit_and_capture()?;
         }
         // Dead letters of records that were dropped while buffering.
@@ -284,7 +286,7 @@ impl Driver {
         let offset = self.offsets.entry(record.topic.clone()).or_default();
         let record = consumed(record, *offset, self.now);
         *offset += 1;
-        task.add_records(&partition, [record])
+        task.add_records_at(&partition, [record], self.now)
     }
 
     fn update_global(&mut self, record: &ProducerRecord) -> Result<()> {

@@ -9,8 +9,8 @@ mod subtopology;
 
 pub use builder::TopologyBuilder;
 pub use node::{
-    DecodedRecord, EncodedRecord, NodeKind, NodeSpec, Partitioner, RecordDecoder, RecordEncoder, SinkSpec,
-    SinkTopic, SourceSpec, TimestampExtractor, serde_decoder, serde_encoder,
+    BadRecordPolicy, DecodedRecord, EncodedRecord, NodeKind, NodeSpec, Partitioner, RecordDecoder,
+    RecordEncoder, SinkSpec, SinkTopic, SourceSpec, TimestampExtractor, serde_decoder, serde_encoder,
 };
 pub use subtopology::{InternalTopic, InternalTopicKind, Subtopology, changelog_topic, repartition_topic};
 

@@ -67,6 +67,36 @@ pub struct SourceSpec {
     pub offset_reset: Option<OffsetReset>,
     /// Whether the topics are internal (repartition): always FailOnInvalidTimestamp, named with prefix at build.
     pub internal: bool,
+    /// What happens to records of this source that cannot be read or processed; `None` = the application's handlers.
+    pub bad: Option<BadRecordPolicy>,
+    /// A record dated more than this ahead of the wall clock is bad: it must not close everyone's windows.
+    pub max_future_ms: Option<i64>,
+}
+
+impl SourceSpec {
+    /// A source of these topics with everything else at its default.
+    pub fn new(topics: impl IntoIterator<Item = impl Into<Arc<str>>>, decoder: RecordDecoder) -> Self {
+        Self {
+            topics: topics.into_iter().map(Into::into).collect(),
+            decoder,
+            timestamp_extractor: None,
+            offset_reset: None,
+            internal: false,
+            bad: None,
+            max_future_ms: None,
+        }
+    }
+}
+
+/// What happens to a bad record of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BadRecordPolicy {
+    /// It goes to this topic with its story in headers; processing continues.
+    DeadLetter(Arc<str>),
+    /// It is counted and dropped.
+    Skip,
+    /// The task stops.
+    Fail,
 }
 
 /// A sink node.
