@@ -1,1 +1,148 @@
-//! The command line.
+//! The command line: what can be asked for, in words worth reading.
+//!
+//! Only the shape stands here; [`app`](crate::app) does the work. A mistake on the command line or in the
+//! configuration is exit code 2 and changes nothing; a command that could not do its work, or whose verdict is no,
+//! is exit code 1.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::ConfigError;
+
+/// First-come-first-served coupons, and the Kafka Streams for Rust that runs under them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluice",
+    version,
+    about,
+    after_help = "Examples:
+  sluice demo                                   the whole path in one process, checked; needs no services
+  sluice serve                                  API, relay and topologies on embedded parts, at 127.0.0.1:8080
+  sluice serve --config config/production.toml  the same on Kafka, Redis and Postgres
+  sluice config show                            every key with its value and where it came from
+
+Every key can be set in the environment: SLUICE__HTTP__LISTEN=0.0.0.0:8080 sets http.listen.
+Exit codes: 0 done, 1 failed or the verdict is no, 2 a mistake on the command line or in the configuration."
+)]
+pub struct Cli {
+    /// Configuration file; what it does not say keeps its default (config/default.toml lists every key).
+    #[arg(long, global = true, value_name = "FILE", env = "SLUICE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve until SIGTERM or SIGINT: the API, the relay and the topologies, or some of them.
+    Serve(ServeArgs),
+    /// Bring the ledger's schema up to date. `serve` does it too; this is for doing it beforehand.
+    Migrate,
+    /// Create or check the topics of the service.
+    #[command(subcommand)]
+    Topics(TopicsCommand),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Serve until told to stop.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sluice serve                       everything in one process
+  sluice serve --roles api           one of several API processes (gate.kind = \"redis\", a Postgres ledger)
+  sluice serve --roles relay,streams the rest, elsewhere
+
+SIGTERM or SIGINT stops in order: no new requests, admitted ones finish, the outbox is relayed, topologies commit.")]
+pub struct ServeArgs {
+    /// Which parts to run in this process.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["api", "relay", "streams"])]
+    pub roles: Vec<Role>,
+}
+
+/// A part of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// The HTTP API with gate and ledger.
+    Api,
+    /// Outbox to log.
+    Relay,
+    /// The topologies.
+    Streams,
+}
+
+/// Topics of the service.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum TopicsCommand {
+    /// Create those that do not exist, then check all.
+    Create,
+    /// Check that all exist as configured; change nothing.
+    Validate,
+}
+
+/// The configuration.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Report every mistake, with the place it was written at and the remedy.
+    Check,
+    /// Print every key with its value (secrets hidden) and where it came from.
+    Show,
+}
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Mistakes in the configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A mistake on the command line that clap cannot see.
+    #[error("{0}")]
+    Usage(String),
+    /// It could not be done.
+    #[error("{0}")]
+    Failed(String),
+    /// It was done and the verdict is no; the report is printed already.
+    #[error("the verdict is no")]
+    Verdict,
+}
+
+impl Failure {
+    /// A failure with the thing that was tried in front of the cause.
+    pub fn of(what: impl std::fmt::Display, cause: impl std::fmt::Display) -> Self {
+        Self::Failed(format!("{what}: {cause}"))
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Config(_) | Failure::Usage(_) => ExitCode::from(2),
+            Failure::Failed(_) | Failure::Verdict => ExitCode::from(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn roles_are_a_list() {
+        let cli = Cli::try_parse_from(["sluice", "serve", "--roles", "api,relay"]).unwrap();
+        let Command::Serve(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.roles, [Role::Api, Role::Relay]);
+        let cli = Cli::try_parse_from(["sluice", "serve"]).unwrap();
+        let Command::Serve(args) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(args.roles, [Role::Api, Role::Relay, Role::Streams]);
+        assert!(Cli::try_parse_from(["sluice", "serve", "--roles", "apy"]).is_err());
+    }
+}

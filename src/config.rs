@@ -20,7 +20,10 @@ pub use layers::{DEFAULT_TOML, Layers, environment_name};
 pub use problem::{ConfigError, Problem, nearest};
 use reader::{Reader, shown};
 
-use crate::http::HttpConfig;
+use crate::{
+    coupon::{db::DbConfig, service::CouponConfig},
+    http::HttpConfig,
+};
 
 /// The whole configuration, checked.
 #[derive(Clone, Debug)]
@@ -39,6 +42,8 @@ pub struct Config {
     pub gate: GateConfig,
     /// The ledger.
     pub ledger: LedgerConfig,
+    /// The coupon service.
+    pub coupon: CouponConfig,
     /// The relay from outbox to log.
     pub relay: RelayConfig,
     /// The topologies.
@@ -109,12 +114,8 @@ pub enum GateKind {
 pub struct LedgerConfig {
     /// `sqlite://…` or `postgres://…`, `{data_dir}` put in.
     pub url: Secret,
-    /// Connections.
-    pub connections_max: usize,
-    /// Most issues in one transaction.
-    pub batch_rows_max: usize,
-    /// Longest wait for a transaction.
-    pub timeout: Duration,
+    /// How it is used.
+    pub db: DbConfig,
 }
 
 /// From outbox to log.
@@ -277,6 +278,7 @@ fn read(reader: &mut Reader) -> Config {
             sold_out_memo: reader.millis("gate.sold_out_memo_ms", 0..=1_000),
         },
         ledger: read_ledger(reader),
+        coupon: read_coupon(reader),
         relay: RelayConfig {
             interval: reader.millis("relay.interval_ms", 1..=60_000),
             batch_rows_max: reader.size("relay.batch_rows_max", 1..=100_000),
@@ -380,9 +382,23 @@ fn read_ledger(reader: &mut Reader) -> LedgerConfig {
     }
     LedgerConfig {
         url: Secret::new(reader.expand(&url)),
-        connections_max: reader.size("ledger.connections_max", 1..=1_000),
-        batch_rows_max: reader.size("ledger.batch_rows_max", 1..=256),
-        timeout: reader.millis("ledger.timeout_ms", 1..=600_000),
+        db: DbConfig {
+            connections_max: reader.integer("ledger.connections_max", 1..=1_000) as u32,
+            acquire_timeout: reader.millis("ledger.acquire_timeout_ms", 1..=600_000),
+            statement_timeout: reader.millis("ledger.statement_timeout_ms", 1..=600_000),
+            sync_commits: reader.boolean("ledger.sync_commits"),
+        },
+    }
+}
+
+fn read_coupon(reader: &mut Reader) -> CouponConfig {
+    CouponConfig {
+        event_source: reader.string("coupon.event_source"),
+        snapshot_ttl: reader.millis("coupon.snapshot_ttl_ms", 0..=60_000),
+        unknown_ttl: reader.millis("coupon.unknown_ttl_ms", 0..=60_000),
+        duplicate_wait: reader.millis("coupon.duplicate_wait_ms", 0..=3_000),
+        issue_queue_max: reader.size("coupon.issue_queue_max", 1..=10_000_000),
+        idempotency_ttl: reader.millis("coupon.idempotency_ttl_ms", 60_000..=31_536_000_000),
     }
 }
 
@@ -431,11 +447,14 @@ fn check_together(reader: &mut Reader, config: &Config) {
     if config.topics.replication_factor == 0 {
         reader.problem("topics.replication_factor", "would keep no copy", "Write 1 or more, or -1.");
     }
-    if config.gate.pending_timeout <= config.ledger.timeout {
+    // Waiting for a connection, then begin, insert and commit.
+    let issue_max = config.ledger.db.acquire_timeout + config.ledger.db.statement_timeout * 3;
+    if config.gate.pending_timeout <= issue_max {
         reader.problem(
             "gate.pending_timeout_ms",
-            "must be longer than ledger.timeout_ms, or the sweeper judges issues still on their way",
-            format!("Write more than {}.", config.ledger.timeout.as_millis()),
+            "must be longer than an issue can take by ledger.acquire_timeout_ms and statement_timeout_ms, or the \
+             sweeper judges issues still on their way",
+            format!("Write more than {}.", issue_max.as_millis()),
         );
     }
 }

@@ -132,6 +132,19 @@ impl Reader {
         Duration::from_millis(self.integer(key, range) as u64)
     }
 
+    /// True or false.
+    pub fn boolean(&mut self, key: &str) -> bool {
+        let value = match self.raw(key).value {
+            RawValue::Toml(toml::Value::Boolean(truth)) => Some(truth),
+            RawValue::Text(text) => text.trim().parse().ok(),
+            RawValue::Toml(_) => None,
+        };
+        value.unwrap_or_else(|| {
+            self.mistyped(key, "must be true or false", "Write true or false, without quotes.");
+            false
+        })
+    }
+
     /// One of a few words.
     pub fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> T {
         let text = self.string(key);

@@ -186,12 +186,17 @@ fn each_mistake_has_its_message() {
            Write a whole number from 20 to 3600000."],
     );
     check(
+        "[ledger]\nsync_commits = \"yes\"",
+        &[],
+        &["sluice.toml:2: ledger.sync_commits = \"yes\": must be true or false\n    \
+           Write true or false, without quotes."],
+    );
+    check(
         "[gate]\npending_timeout_ms = 5000",
         &[],
-        &[
-            "sluice.toml:2: gate.pending_timeout_ms = 5000: must be longer than ledger.timeout_ms, or the sweeper \
-           judges issues still on their way\n    Write more than 5000.",
-        ],
+        &["sluice.toml:2: gate.pending_timeout_ms = 5000: must be longer than an issue can take by \
+           ledger.acquire_timeout_ms and statement_timeout_ms, or the sweeper judges issues still on their way\n    \
+           Write more than 11000."],
     );
     check(
         "[streams]\nstate_dir = \"\"",
