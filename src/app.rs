@@ -1,1 +1,0 @@
-//! Composition root: builds every part from the configuration and connects them.

@@ -1,0 +1,71 @@
+//! Composition root: builds every part from the configuration and connects them. The only module that knows all the
+//! others.
+//!
+//! [`run`] dispatches a command line; `parts` builds single parts, `serve` runs them together, `topics` knows which
+//! topics the service has.
+
+mod parts;
+mod serve;
+mod topics;
+
+use crate::{
+    cli::{Cli, Command, ConfigCommand, Failure, TopicsCommand},
+    config::{self, Config},
+    telemetry,
+};
+
+/// Does what the command line asks for.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    if let Command::Config(ConfigCommand::Show) = cli.command {
+        let layers = Config::layers(cli.config.as_deref());
+        print!("{}", config::show(&layers));
+        // Shown in any case: the values help to find the mistakes.
+        return Config::from_layers(layers).map(drop).map_err(Failure::from);
+    }
+    let config = Config::load(cli.config.as_deref())?;
+    telemetry::init_logs(&config.telemetry);
+    match cli.command {
+        Command::Serve(args) => block_on(serve::serve(config, args.roles)),
+        Command::Migrate => block_on(async {
+            let ledger = parts::ledger(&config).await?;
+            let count = ledger.migrate().await.map_err(|error| Failure::of("migrating the ledger", error))?;
+            println!("the ledger ({}) is at migration {count}", ledger.db().engine());
+            ledger.close().await;
+            Ok(())
+        }),
+        Command::Topics(command) => check_topics(&config, command),
+        Command::Config(ConfigCommand::Check) => {
+            println!("the configuration is valid");
+            Ok(())
+        }
+        Command::Config(ConfigCommand::Show) => unreachable!("answered above"),
+    }
+}
+
+fn check_topics(config: &Config, command: TopicsCommand) -> Result<(), Failure> {
+    parts::data_dir(config)?;
+    let admin = parts::log(config)?.admin().map_err(|error| Failure::of("log", error))?;
+    let result = match command {
+        TopicsCommand::Create => topics::create(&*admin, &config.topics),
+        TopicsCommand::Validate => topics::validate(&*admin, &config.topics),
+    };
+    let findings = result.map_err(|error| Failure::of("topics", error))?;
+    if findings.is_empty() {
+        println!("{} topics are as configured", topics::names().len());
+        return Ok(());
+    }
+    for finding in findings {
+        println!("{finding}");
+    }
+    Err(Failure::Verdict)
+}
+
+/// Runs asynchronous work to its end on a runtime of its own.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("sluice-async")
+        .build()
+        .map_err(|error| Failure::of("starting the asynchronous runtime", error))?;
+    runtime.block_on(work)
+}
