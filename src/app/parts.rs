@@ -2,15 +2,13 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+// On a line of its own: the module, not the crate of that name.
+use crate::coupon::gate::redis::{RedisGate, RedisGateConfig};
 use crate::{
     cli::Failure,
     config::{Config, GateKind, LogConfig},
     coupon::{
-        gate::{
-            Gate, GateError,
-            embedded::EmbeddedGate,
-            redis::{RedisGate, RedisGateConfig},
-        },
+        gate::{Gate, GateError, embedded::EmbeddedGate},
         ledger::Ledger,
     },
     streams::client::{ClientSupplier, embedded::EmbeddedLog},
