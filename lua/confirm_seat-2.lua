@@ -1,27 +1,35 @@
--- confirm_seat: the ledger holds the row, so the seat is no longer pending.
+-- confirm_seat: the ledger holds the rows, so the seats are no longer pending.
 --
 -- Guarantee: only the holder of the stored token confirms; repeating changes nothing.
 --
 -- KEYS[1] coupon:slot:{id}     hash: user -> slot:ordinal:epoch:token
 -- KEYS[2] coupon:pending:{id}  sorted set: user by deadline in microseconds
 --
--- ARGV[1] user
--- ARGV[2] token, 32 hexadecimal digits
+-- ARGV[1] user of the first seat; ARGV[3], ARGV[5], ... those of the next
+-- ARGV[2] token of the first seat, 32 hexadecimal digits; ARGV[4], ARGV[6], ... those of the next
 --
--- Returns 1 confirmed, 0 the user holds no seat with this token.
+-- Returns one number per seat: 1 confirmed, 0 the user holds no seat with this token.
 
 local slotKey = KEYS[1]
 local pendingKey = KEYS[2]
-local user = ARGV[1]
-local token = ARGV[2]
 
-if #token ~= 32 then
-  return redis.error_reply('BADARG token must be 32 hexadecimal digits')
+if #ARGV == 0 or #ARGV % 2 ~= 0 then
+  return redis.error_reply('BADARG seats must be pairs of user and token')
+end
+for i = 2, #ARGV, 2 do
+  if #ARGV[i] ~= 32 then
+    return redis.error_reply('BADARG token must be 32 hexadecimal digits')
+  end
 end
 
-local held = redis.call('HGET', slotKey, user)
-if not held or string.sub(held, -32) ~= token then
-  return 0
+local replies = {}
+for i = 1, #ARGV, 2 do
+  local held = redis.call('HGET', slotKey, ARGV[i])
+  if held and string.sub(held, -32) == ARGV[i + 1] then
+    redis.call('ZREM', pendingKey, ARGV[i])
+    replies[#replies + 1] = 1
+  else
+    replies[#replies + 1] = 0
+  end
 end
-redis.call('ZREM', pendingKey, user)
-return 1
+return replies

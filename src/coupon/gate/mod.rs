@@ -12,6 +12,7 @@
 //!   that clock steps back, so admissions have one total order.
 //! * A seat is freed only by the holder of the token it was admitted with.
 
+mod batch;
 pub mod embedded;
 pub mod redis;
 mod scripts;

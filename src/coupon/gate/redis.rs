@@ -1,13 +1,15 @@
 //! The Redis gate: one Lua script per decision, so that any number of API processes share one order of admissions.
 //!
 //! It stands where the in-process gate does. Calls are pipelined on a few multiplexed connections that reconnect by
-//! themselves; a script goes by its digest and, when the server does not know it, once by its text.
+//! themselves; claims and confirmations of one campaign that wait at the same time share a call (`batch.rs`). A
+//! script goes by its digest and, when the server does not know it, once by its text.
 //!
 //! What must always hold:
 //! * A call that may have reached the server and has no answer is [`Outcome::Unknown`], never a definite no.
 //! * A server that could evict keys is refused at the start: an evicted seat is a seat given twice.
 //! * No error text carries the URL: it may hold a password.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -15,7 +17,9 @@ use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use ::redis::{Cmd, ErrorKind, RedisError, Value, cmd};
 use futures::FutureExt;
 use uuid::Uuid;
+use uuid::fmt::Simple;
 
+use super::batch::{Batcher, Claim};
 use super::scripts::{self, Script};
 use super::terms::{PAGE_MAX, RebuildPlan, lease_us, plan_rebuild};
 use super::{
@@ -54,6 +58,13 @@ impl RedisGateConfig {
 
 /// The Redis gate.
 pub struct RedisGate {
+    server: Arc<Server>,
+    admissions: Batcher<Admission>,
+    confirmations: Batcher<Confirmation>,
+}
+
+/// The connections and what is said on them.
+struct Server {
     connections: Vec<ConnectionManager>,
     /// Round robin over the connections.
     turn: AtomicUsize,
@@ -82,16 +93,34 @@ impl RedisGate {
         let digests =
             scripts::ALL.iter().map(|s| (s.name, ::redis::Script::new(s.source).get_hash().into())).collect();
         let lease_us = lease_us(config.pending_lease);
-        let gate = Self { connections, turn: AtomicUsize::new(0), digests, lease_us };
-        gate.check_eviction().await?;
+        let server = Arc::new(Server { connections, turn: AtomicUsize::new(0), digests, lease_us });
+        server.check_eviction().await?;
         for script in scripts::ALL {
-            gate.send(cmd("SCRIPT").arg("LOAD").arg(script.source))
+            server
+                .send(cmd("SCRIPT").arg("LOAD").arg(script.source))
                 .await
-                .map_err(|e| gate_error(&e, None))?;
+                .map_err(|error| gate_error(&error, None))?;
         }
-        Ok(gate)
+        // Two batches a connection: one is decided while the next travels.
+        let in_flight_max = 2 * server.connections.len();
+        let (admitting, confirming) = (server.clone(), server.clone());
+        let admit = move |coupon, claims| {
+            let server = admitting.clone();
+            async move { server.admit(coupon, claims).await }.boxed()
+        };
+        let confirm = move |coupon, claims| {
+            let server = confirming.clone();
+            async move { server.confirm(coupon, claims).await }.boxed()
+        };
+        Ok(Self {
+            server,
+            admissions: Batcher::start(in_flight_max, Arc::new(admit)),
+            confirmations: Batcher::start(in_flight_max, Arc::new(confirm)),
+        })
     }
+}
 
+impl Server {
     /// A server that evicts keys forgets seats; only `noeviction` refuses instead.
     async fn check_eviction(&self) -> Result<(), GateError> {
         // INFO, not CONFIG GET: hosted servers often forbid CONFIG.
@@ -163,16 +192,23 @@ impl RedisGate {
         result.map_err(|error| gate_error(&error, Some(coupon)))
     }
 
-    async fn admit_one(&self, coupon: CouponId, user: UserId, token: Uuid) -> Result<Admission, GateError> {
+    async fn admit(&self, coupon: CouponId, claims: Vec<Claim>) -> Result<Vec<Admission>, GateError> {
         let reply = self
             .run(&scripts::ADMIT_SEAT, coupon, |command| {
-                command.arg(self.lease_us).arg(user.get()).arg(token.simple().to_string());
+                command.arg(self.lease_us);
+                write_claims(command, &claims);
             })
             .await?;
-        match list(&reply)? {
-            [answer] => admission(answer),
-            _ => Err(unexpected("one answer per claim", &reply)),
-        }
+        list(&reply)?.iter().map(admission).collect()
+    }
+
+    async fn confirm(&self, coupon: CouponId, claims: Vec<Claim>) -> Result<Vec<Confirmation>, GateError> {
+        let reply =
+            self.run(&scripts::CONFIRM_SEAT, coupon, |command| write_claims(command, &claims)).await?;
+        let confirmed = list(&reply)?
+            .iter()
+            .map(|value| Ok(if is_one(value)? { Confirmation::Confirmed } else { Confirmation::NotMine }));
+        confirmed.collect()
     }
 
     /// 1 begin, which stops admissions under the new epoch; 2 load portions; 3 finish.
@@ -222,24 +258,17 @@ impl RedisGate {
 
 impl Gate for RedisGate {
     fn admit(&self, coupon: CouponId, user: UserId, token: Uuid) -> GateFuture<'_, Admission> {
-        self.admit_one(coupon, user, token).boxed()
+        self.admissions.decide(coupon, (user, token)).boxed()
     }
 
     fn confirm(&self, coupon: CouponId, user: UserId, token: Uuid) -> GateFuture<'_, Confirmation> {
-        async move {
-            let reply = self
-                .run(&scripts::CONFIRM_SEAT, coupon, |command| {
-                    command.arg(user.get()).arg(token.simple().to_string());
-                })
-                .await?;
-            Ok(if is_one(&reply)? { Confirmation::Confirmed } else { Confirmation::NotMine })
-        }
-        .boxed()
+        self.confirmations.decide(coupon, (user, token)).boxed()
     }
 
     fn release(&self, coupon: CouponId, user: UserId, token: Uuid) -> GateFuture<'_, Release> {
         async move {
             let reply = self
+                .server
                 .run(&scripts::RELEASE_SEAT, coupon, |command| {
                     command.arg(user.get()).arg(token.simple().to_string());
                 })
@@ -256,6 +285,7 @@ impl Gate for RedisGate {
         async move {
             campaign.validate()?;
             let reply = self
+                .server
                 .run(&scripts::OPEN_CAMPAIGN, campaign.coupon, |command| write_terms(command, &campaign))
                 .await?;
             done_or_stale(&reply, campaign.coupon)
@@ -267,6 +297,7 @@ impl Gate for RedisGate {
         async move {
             change.validate()?;
             let reply = self
+                .server
                 .run(&scripts::AMEND_CAMPAIGN, coupon, |command| {
                     command.arg(change.state.map_or("", state_word));
                     command.arg(change.limit.map_or(String::new(), |limit| limit.to_string()));
@@ -281,14 +312,15 @@ impl Gate for RedisGate {
     }
 
     fn rebuild(&self, campaign: CampaignMeta, members: Vec<Member>) -> GateFuture<'_, ()> {
-        self.rebuild_campaign(campaign, members).boxed()
+        self.server.rebuild_campaign(campaign, members).boxed()
     }
 
     fn pending_expired(&self, coupon: CouponId, max: usize) -> GateFuture<'_, Vec<Pending>> {
         async move {
             let reply = self
+                .server
                 .run(&scripts::CLAIM_PENDING, coupon, |command| {
-                    command.arg(self.lease_us).arg(max.clamp(1, PAGE_MAX));
+                    command.arg(self.server.lease_us).arg(max.clamp(1, PAGE_MAX));
                 })
                 .await?;
             let claimed = list(&reply)?.iter().map(|item| match list(item)? {
@@ -307,8 +339,9 @@ impl Gate for RedisGate {
     fn extend(&self, coupon: CouponId, user: UserId, token: Uuid) -> GateFuture<'_, bool> {
         async move {
             let reply = self
+                .server
                 .run(&scripts::EXTEND_PENDING, coupon, |command| {
-                    command.arg(user.get()).arg(token.simple().to_string()).arg(self.lease_us);
+                    command.arg(user.get()).arg(token.simple().to_string()).arg(self.server.lease_us);
                 })
                 .await?;
             is_one(&reply)
@@ -318,7 +351,7 @@ impl Gate for RedisGate {
 
     fn stock(&self, coupon: CouponId) -> GateFuture<'_, GateStock> {
         async move {
-            let reply = self.run(&scripts::READ_STOCK, coupon, |_| {}).await?;
+            let reply = self.server.run(&scripts::READ_STOCK, coupon, |_| {}).await?;
             let [state, numbers @ ..] = list(&reply)? else { return Ok(GateStock::NOT_READY) };
             let state = match text_of(state) {
                 Some("open") => GateState::Open,
@@ -346,6 +379,7 @@ impl Gate for RedisGate {
     fn members(&self, coupon: CouponId, after_us: i64, max: usize) -> GateFuture<'_, Vec<SeatView>> {
         async move {
             let reply = self
+                .server
                 .run(&scripts::READ_MEMBERS, coupon, |command| {
                     command.arg(after_us.max(0)).arg(max.clamp(1, PAGE_MAX));
                 })
@@ -364,6 +398,7 @@ impl Gate for RedisGate {
     fn seat(&self, coupon: CouponId, user: UserId) -> GateFuture<'_, Option<SeatView>> {
         async move {
             let reply = self
+                .server
                 .run(&scripts::READ_SEAT, coupon, |command| {
                     command.arg(user.get());
                 })
@@ -380,7 +415,14 @@ impl Gate for RedisGate {
     }
 
     fn health(&self) -> GateFuture<'_, ()> {
-        self.check_eviction().boxed()
+        self.server.check_eviction().boxed()
+    }
+}
+
+fn write_claims(command: &mut Cmd, claims: &[Claim]) {
+    let mut token_text = [0; Simple::LENGTH];
+    for (user, token) in claims {
+        command.arg(user.get()).arg(&*token.simple().encode_lower(&mut token_text));
     }
 }
 
