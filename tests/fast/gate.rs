@@ -1,4 +1,4 @@
-//! The in-process gate under the contract of every gate.
+//! The in-process gate under the contract of every gate, plain and behind the memory of refusals.
 
 #[path = "../common/gate_contract.rs"]
 mod gate_contract;
@@ -20,3 +20,15 @@ async fn embedded() -> Option<Fixture> {
 }
 
 crate::gate_contract_tests!(embedded);
+
+mod behind_a_memo {
+    use super::*;
+    use sluice::coupon::gate::memo::SoldOutMemo;
+
+    async fn remembering() -> Option<Fixture> {
+        let Fixture { gate, hasty, next_coupon } = embedded().await?;
+        Some(Fixture { gate: Arc::new(SoldOutMemo::new(gate)), hasty, next_coupon })
+    }
+
+    crate::gate_contract_tests!(remembering);
+}

@@ -14,6 +14,7 @@
 
 mod batch;
 pub mod embedded;
+pub mod memo;
 pub mod redis;
 mod scripts;
 mod terms;
