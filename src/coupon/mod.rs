@@ -5,6 +5,7 @@
 //! and a user coupon are, [`error`] which answers are refusals.
 
 pub mod clock;
+mod confirm;
 pub mod coupons;
 pub mod db;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod metrics;
 pub mod model;
 pub mod outbox;
 pub mod query;
+mod rebuild;
 pub mod redeem;
 pub mod relay;
 pub mod service;

@@ -1,4 +1,4 @@
-//! The door of the domain: one [`CouponService`], one method an endpoint, requests in, [`Outcome`](super::error::Outcome)s out.
+//! The door of the domain: one [`CouponService`], one method an endpoint, requests in, [`Outcome`]s out.
 //!
 //! This file holds what the methods share (gate, ledger, clock, the local snapshot of campaigns) and the requests'
 //! types. The methods live with their concern: `issue.rs` (the order of an issue), `redeem.rs` (use, cancel-use,
@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use super::{
     clock::{Clock, UtcMicros},
+    confirm::Confirmer,
+    db::{DbError, DbResult},
+    error::{Dependency, Outcome, Refusal},
     gate::Gate,
     ids::UserId,
-    issue::Issuer,
-    ledger::Ledger,
+    ledger::{IssuanceQueue, Ledger},
     metrics::CouponMetrics,
     model::Cursor,
+    rebuild::Rebuilds,
     snapshot::Snapshots,
 };
 
@@ -152,24 +155,44 @@ pub struct PageRequest {
     pub limit: Option<usize>,
 }
 
-/// The coupon service. Cheap to share behind an [`Arc`]; every method may be called from many tasks at once.
+/// The coupon service. Clones share everything; every method may be called from many tasks at once.
+#[derive(Clone)]
 pub struct CouponService {
     pub(super) gate: Arc<dyn Gate>,
     pub(super) ledger: Ledger,
     pub(super) clock: Clock,
-    pub(super) config: CouponConfig,
-    pub(super) snapshots: Snapshots,
-    pub(super) issuer: Issuer,
+    pub(super) config: Arc<CouponConfig>,
+    pub(super) snapshots: Arc<Snapshots>,
+    /// Issues on their way into a shared ledger transaction.
+    pub(super) issuances: IssuanceQueue,
+    /// Seats whose row is committed and which the gate is to be told of.
+    pub(super) confirmer: Confirmer,
+    /// Rebuilds of the gate under way in this process.
+    pub(super) rebuilds: Arc<Rebuilds>,
     pub(super) metrics: CouponMetrics,
 }
 
 impl CouponService {
-    /// Puts the service together and starts its batcher; call inside a tokio runtime. Dropping the service lets the
-    /// batcher finish what is queued, then ends it.
+    /// Puts the service together and starts its batcher and confirmer; call inside a tokio runtime. Dropping every
+    /// clone lets both finish what is queued, then ends them.
     pub fn new(gate: Arc<dyn Gate>, ledger: Ledger, clock: Clock, config: CouponConfig) -> Self {
         let metrics = CouponMetrics::new();
-        let issuer = Issuer::start(gate.clone(), ledger.clone(), &config, metrics.clone());
-        Self { gate, ledger, clock, snapshots: Snapshots::new(&config), config, issuer, metrics }
+        Self {
+            issuances: IssuanceQueue::start(
+                ledger.clone(),
+                config.issue_queue_max,
+                clock.clone(),
+                metrics.clone(),
+            ),
+            confirmer: Confirmer::start(gate.clone(), metrics.clone()),
+            snapshots: Arc::new(Snapshots::new(&config)),
+            rebuilds: Arc::default(),
+            config: Arc::new(config),
+            gate,
+            ledger,
+            clock,
+            metrics,
+        }
     }
 
     /// The counters and histograms, to be registered where metrics are served.
@@ -188,9 +211,41 @@ impl CouponService {
     }
 
     /// Can requests be decided: the ledger and the gate both answer. The first that does not is named.
-    pub async fn ready(&self) -> Result<(), (super::error::Dependency, String)> {
-        use super::error::Dependency;
+    pub async fn ready(&self) -> Result<(), (Dependency, String)> {
         self.ledger.ping().await.map_err(|error| (Dependency::Ledger, error.to_string()))?;
         self.gate.health().await.map_err(|error| (Dependency::Gate, error.to_string()))
+    }
+
+    /// Forgets idempotency keys and fences past their time, at most `max` keys; one bounded step of housekeeping.
+    pub async fn purge(&self, max: usize) -> DbResult<u64> {
+        let now = self.clock.now();
+        let before =
+            |age: std::time::Duration| now.plus_micros(-i64::try_from(age.as_micros()).unwrap_or(i64::MAX));
+        // A transaction is late by seconds at most; an hour is far outside of that.
+        let fences = self.ledger.purge_fences(before(std::time::Duration::from_secs(3_600))).await?;
+        Ok(fences + self.ledger.purge_keys(before(self.config.idempotency_ttl), max).await?)
+    }
+
+    /// Counts an answer and passes it on.
+    pub(super) fn decided<T>(&self, operation: &str, outcome: Outcome<T>) -> Outcome<T> {
+        let label = match &outcome {
+            Outcome::Done(_) => "done",
+            Outcome::Replayed(_) => "replayed",
+            Outcome::Refused(refusal) => refusal.label(),
+        };
+        self.metrics.decisions.with_label_values(&[operation, label]).inc();
+        outcome
+    }
+
+    /// What a failure of the ledger means to the caller. Logged here, where its handling ends.
+    pub(super) fn refuse_ledger(&self, call: &str, error: &DbError) -> Refusal {
+        let dependency = Dependency::Ledger;
+        if error.is_unknown() {
+            tracing::warn!(call, %error, "the ledger's outcome is unknown");
+            Refusal::OutcomeUnknown { dependency }
+        } else {
+            tracing::warn!(call, %error, "the ledger said no");
+            Refusal::SeatReleased { dependency }
+        }
     }
 }

@@ -1,22 +1,50 @@
 //! The ledger: the truth of what was issued and used, in Postgres or SQLite.
 //!
 //! Below the service, above [`Db`](super::db::Db). Each concern is a file: campaigns, issuances (many requests, one
-//! transaction), redemptions, user coupons. What must always hold: a row, its history line and its outbox row are
-//! written in one transaction; one conditional statement whose row count is checked decides each transition.
+//! transaction), the batch they share, redemptions, reads of user coupons, idempotency keys. What must always hold:
+//! a row, its history line and its outbox row are written in one transaction; one conditional statement whose row
+//! count is checked decides each transition.
 
-use super::db::{Db, DbConfig, DbResult};
+mod batch;
+mod campaign;
+mod idempotency;
+mod issuance;
+mod redemption;
+pub(crate) mod rows;
+mod user_coupons;
+
+use std::{ops::Range, sync::Arc};
+
+use tokio::sync::{Mutex, Notify};
+
+pub use batch::{IssuanceQueue, QueueFull};
+pub use campaign::{CampaignChanged, NewCoupon};
+pub use idempotency::KeyLookup;
+pub use issuance::{Issuance, KeyedResponse, Recorded};
+pub use redemption::{LastLine, Transition, Transitioned};
+pub use rows::StoredUserCoupon;
+
+use super::db::{Db, DbConfig, DbError, DbResult, Row};
 
 /// The ledger. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     db: Db,
+    /// Ids taken from the database and not given out yet.
+    ids: Arc<Mutex<Range<i64>>>,
+    /// Rung after every commit that wrote to the outbox: the relay of this process need not wait for its timer.
+    outbox_written: Arc<Notify>,
 }
 
 impl Ledger {
     /// Opens the database of `postgres://…` or `sqlite://<file>`; the schema is brought up to date by
     /// [`Ledger::migrate`].
     pub async fn open(url: &str, config: DbConfig) -> DbResult<Self> {
-        Ok(Self { db: Db::open(url, config).await? })
+        Ok(Self {
+            db: Db::open(url, config).await?,
+            ids: Arc::new(Mutex::new(0..0)),
+            outbox_written: Arc::new(Notify::new()),
+        })
     }
 
     /// Brings the schema up to date; repeating it changes nothing. Returns how many migrations it has.
@@ -34,8 +62,22 @@ impl Ledger {
         &self.db
     }
 
+    /// Rung after every commit of this process that wrote to the outbox.
+    pub fn outbox_written(&self) -> Arc<Notify> {
+        self.outbox_written.clone()
+    }
+
     /// Closes the connections; running transactions finish first.
     pub async fn close(&self) {
         self.db.close().await;
     }
+}
+
+/// The one row of a query that always has one.
+fn only(rows: &[Row]) -> DbResult<&Row> {
+    rows.first().ok_or_else(|| DbError::Corrupt("a query that always has a row had none".into()))
+}
+
+fn limit(max: usize) -> i64 {
+    i64::try_from(max).unwrap_or(i64::MAX)
 }
