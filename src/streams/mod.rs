@@ -5,6 +5,7 @@ pub mod config;
 pub mod error;
 pub mod file;
 pub mod kstream;
+pub mod metrics;
 pub mod processor;
 pub mod record;
 pub mod runtime;

@@ -4,16 +4,29 @@
 //! timestamp next) -> `task.process` -> `task_graph`, depth first -> processor -> store; what comes out is drained to the
 //! producer. Below the stream thread nothing awaits, spawns, sleeps or reads a clock.
 
+mod changelog_reader;
 mod commit_metadata;
+mod global_thread;
+mod internal_topics;
 mod java_priority_queue;
+mod kafka_streams;
 mod partition_group;
 mod punctuation_queue;
 mod record_queue;
+mod stream_thread;
 mod task;
 mod task_graph;
 mod task_id;
+mod task_manager;
 mod watermark;
 
-pub use task::{StreamTask, TaskOptions};
+pub use changelog_reader::RestoreProgress;
+pub use internal_topics::{
+    PartitionPlan, create as create_internal_topics, plan as plan_partitions, wanted as internal_topics,
+};
+pub use kafka_streams::{KafkaStreams, RunOptions, State, Totals, system_clock};
+pub use stream_thread::{Clock, StreamThread, ThreadParts, ThreadStatus};
+pub use task::{StreamTask, TaskOptions, fail_on_invalid_timestamp};
 pub use task_graph::{GlobalStores, TaskGraph};
 pub use task_id::TaskId;
+pub use task_manager::TaskState;

@@ -1,0 +1,207 @@
+//! [`ChangelogReader`]: replays changelogs into the stores of tasks that are not running yet (Kafka's `StoreChangelogReader`).
+//!
+//! Reads committed records only. A store is restored when the reader's position has reached the end the changelog had
+//! when restoring began; the thread's producer has been initialised before, so nothing of its predecessor is still open.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{task::StreamTask, task_id::TaskId};
+use crate::streams::{
+    client::{ClientSupplier, Consumer, ConsumerConfig, OffsetReset},
+    error::{Result, StreamsError},
+    processor::StoreId,
+    record::{ConsumerRecord, TopicPartition},
+};
+
+struct Restoring {
+    task: TaskId,
+    store: StoreId,
+    name: String,
+    start: i64,
+    position: i64,
+    end: i64,
+}
+
+/// How far restoring is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoreProgress {
+    /// Stores still restoring.
+    pub stores: usize,
+    /// Records replayed of those.
+    pub restored: i64,
+    /// Records to replay in all.
+    pub total: i64,
+}
+
+pub(super) struct ChangelogReader {
+    clients: Arc<dyn ClientSupplier>,
+    consumer: Option<Box<dyn Consumer>>,
+    /// Sees the real end of a topic, beyond open transactions.
+    ends: Option<Box<dyn Consumer>>,
+    restoring: BTreeMap<TopicPartition, Restoring>,
+    assigned: bool,
+    last_report: Instant,
+}
+
+impl ChangelogReader {
+    pub fn new(clients: Arc<dyn ClientSupplier>) -> Self {
+        Self {
+            clients,
+            consumer: None,
+            ends: None,
+            restoring: BTreeMap::new(),
+            assigned: false,
+            last_report: Instant::now(),
+        }
+    }
+
+    /// Starts restoring a store from `from` (or the beginning) to `until` (or the end).
+    pub fn register(
+        &mut self,
+        task: TaskId,
+        store: StoreId,
+        name: &str,
+        changelog: TopicPartition,
+        from: Option<i64>,
+        until: Option<i64>,
+    ) -> Result<()> {
+        if self.ends.is_none() {
+            self.ends = Some(self.clients.consumer(&ConsumerConfig::default())?);
+        }
+        let Some(ends) = &mut self.ends else { return Ok(()) };
+        let (first, high) = ends.watermarks(&changelog)?;
+        let end = until.unwrap_or(high);
+        let start = from.unwrap_or(first);
+        if start > high {
+            return Err(StreamsError::TaskCorrupted {
+                task: task.to_string(),
+                reason: format!(
+                    "store {name} reflects offset {start} of {changelog}, which ends at {high}: the changelog was recreated or truncated"
+                ),
+            });
+        }
+        if from.is_some() && start < first {
+            return Err(StreamsError::TaskCorrupted {
+                task: task.to_string(),
+                reason: format!(
+                    "store {name} reflects offset {start} of {changelog}, which begins at {first}: records in between are gone"
+                ),
+            });
+        }
+        if start >= end {
+            return Ok(());
+        }
+        let name = name.to_owned();
+        self.restoring.insert(changelog, Restoring { task, store, name, start, position: start, end });
+        self.assigned = false;
+        Ok(())
+    }
+
+    /// Whether a task still has stores to restore.
+    pub fn is_restoring(&self, task: TaskId) -> bool {
+        self.restoring.values().any(|restoring| restoring.task == task)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.restoring.is_empty()
+    }
+
+    /// Forgets a task.
+    pub fn unregister(&mut self, task: TaskId) {
+        self.restoring.retain(|_, restoring| restoring.task != task);
+        self.assigned = false;
+    }
+
+    pub fn progress(&self) -> RestoreProgress {
+        RestoreProgress {
+            stores: self.restoring.len(),
+            restored: self.restoring.values().map(|r| r.position - r.start).sum(),
+            total: self.restoring.values().map(|r| r.end - r.start).sum(),
+        }
+    }
+
+    /// Remaining records by task and store, for the metric.
+    pub fn remaining(&self) -> impl Iterator<Item = (TaskId, &str, i64)> {
+        self.restoring.values().map(|r| (r.task, r.name.as_str(), r.end - r.position))
+    }
+
+    /// One bounded step: one poll, applied. Returns the number of records replayed.
+    pub fn restore(&mut self, tasks: &mut BTreeMap<TaskId, StreamTask>, timeout: Duration) -> Result<usize> {
+        if self.restoring.is_empty() {
+            return Ok(0);
+        }
+        if self.consumer.is_none() {
+            let config = ConsumerConfig {
+                read_committed: true,
+                offset_reset: OffsetReset::None,
+                max_poll_records: 10_000,
+                ..ConsumerConfig::default()
+            };
+            self.consumer = Some(self.clients.consumer(&config)?);
+            self.assigned = false;
+        }
+        let Some(consumer) = &mut self.consumer else { return Ok(0) };
+        if !self.assigned {
+            let wanted: Vec<_> =
+                self.restoring.iter().map(|(partition, r)| (partition.clone(), Some(r.position))).collect();
+            consumer.assign(&wanted)?;
+            self.assigned = true;
+        }
+        let records = consumer.poll(timeout)?.records;
+        let count = records.len();
+        let mut by_partition: BTreeMap<TopicPartition, Vec<ConsumerRecord>> = BTreeMap::new();
+        for record in records {
+            let partition = TopicPartition { topic: record.topic.clone(), partition: record.partition };
+            by_partition.entry(partition).or_default().push(record);
+        }
+        for (partition, mut records) in by_partition {
+            let Some(restoring) = self.restoring.get_mut(&partition) else { continue };
+            records.retain(|record| record.offset < restoring.end);
+            let Some(task) = tasks.get_mut(&restoring.task) else { continue };
+            if let Some(last) = records.last() {
+                restoring.position = last.offset + 1;
+            }
+            task.graph()
+                .store(restoring.store, |store| store.as_state_store().restore(&records))
+                .unwrap_or_else(|| Err(StreamsError::fatal("restoring a store the task does not have")))?;
+        }
+        let mut done = Vec::new();
+        for (partition, restoring) in &mut self.restoring {
+            // Control records and compacted gaps hold no data: the consumer's position steps over them, the last record does not.
+            if let Some(position) = consumer.position(partition)? {
+                restoring.position = restoring.position.max(position).min(restoring.end);
+            }
+            if restoring.position >= restoring.end {
+                done.push(partition.clone());
+            }
+        }
+        for partition in &done {
+            self.restoring.remove(partition);
+        }
+        if !done.is_empty() {
+            self.assigned = false;
+        }
+        if self.restoring.is_empty() {
+            consumer.unassign()?;
+        }
+        self.report();
+        Ok(count)
+    }
+
+    fn report(&mut self) {
+        if self.last_report.elapsed() >= Duration::from_secs(5) && !self.restoring.is_empty() {
+            self.last_report = Instant::now();
+            let progress = self.progress();
+            tracing::info!(
+                stores = progress.stores,
+                restored = progress.restored,
+                total = progress.total,
+                "restoring state"
+            );
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! [`KafkaStreams`]: an application: its internal topics, its global stores, its stream threads, its state.
+//!
+//! ```text
+//!   Created ──> Rebalancing <──> Running ──> PendingShutdown ──> NotRunning
+//!                    └──────────────┴──────> Error
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::{
+    changelog_reader::RestoreProgress,
+    global_thread::{self, GlobalThread},
+    internal_topics,
+    stream_thread::{Clock, StreamThread, ThreadParts, ThreadStatus},
+    task::{TaskOptions, fail_on_invalid_timestamp},
+    task_manager::TaskState,
+};
+use crate::streams::{
+    client::{ClientSupplier, ConsumerConfig},
+    config::StreamsConfig,
+    error::{Result, StreamsError},
+    metrics::StreamsMetrics,
+    processor::{DropReason, ErrorHandlers},
+    record::{Timestamp, TopicPartition},
+    topology::{TimestampExtractor, Topology},
+};
+
+/// Where an application is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not started.
+    Created,
+    /// Waiting for an assignment, or restoring.
+    Rebalancing,
+    /// All assigned tasks process.
+    Running,
+    /// Closing.
+    PendingShutdown,
+    /// Closed.
+    NotRunning,
+    /// A thread stopped for good; see [`KafkaStreams::error`].
+    Error,
+}
+
+/// What an application is run with, beside topology and log.
+#[derive(Clone)]
+pub struct RunOptions {
+    /// Settings.
+    pub config: StreamsConfig,
+    /// Error handlers.
+    pub handlers: ErrorHandlers,
+    /// Extractor of sources that name none.
+    pub timestamp_extractor: TimestampExtractor,
+    /// Metrics.
+    pub metrics: StreamsMetrics,
+    /// Wall clock.
+    pub clock: Clock,
+}
+
+impl RunOptions {
+    /// Default handlers, extractor and metrics; the system's clock.
+    pub fn new(config: StreamsConfig) -> Self {
+        Self {
+            config,
+            handlers: ErrorHandlers::default(),
+            timestamp_extractor: fail_on_invalid_timestamp(),
+            metrics: StreamsMetrics::default(),
+            clock: Arc::new(system_clock),
+        }
+    }
+}
+
+/// Milliseconds since the epoch by the system's clock.
+pub fn system_clock() -> Timestamp {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as Timestamp)
+}
+
+/// A sum over all threads of an application.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Records processed.
+    pub processed: u64,
+    /// Records dropped, by reason.
+    pub dropped: BTreeMap<DropReason, u64>,
+    /// Changelog records replayed.
+    pub restored: u64,
+    /// Commits.
+    pub commits: u64,
+}
+
+struct Worker {
+    handle: JoinHandle<()>,
+    status: Arc<Mutex<ThreadStatus>>,
+}
+
+/// See the module's documentation.
+pub struct KafkaStreams {
+    application_id: String,
+    topology: Arc<Topology>,
+    options: RunOptions,
+    clients: Arc<dyn ClientSupplier>,
+    workers: Vec<Worker>,
+    global: Option<GlobalThread>,
+    stop: Arc<AtomicBool>,
+    error: Arc<Mutex<Option<String>>>,
+    started: bool,
+}
+
+impl KafkaStreams {
+    /// An application over a log. Nothing happens before [`start`](Self::start).
+    pub fn new(topology: Topology, clients: Arc<dyn ClientSupplier>, mut options: RunOptions) -> Self {
+        options.config.application_id = topology.application_id.to_string();
+        Self {
+            application_id: topology.application_id.to_string(),
+            topology: Arc::new(topology),
+            options,
+            clients,
+            workers: Vec::new(),
+            global: None,
+            stop: Arc::new(AtomicBool::new(false)),
+            error: Arc::default(),
+            started: false,
+        }
+    }
+
+    /// The application id.
+    pub fn application_id(&self) -> &str {
+        &self.application_id
+    }
+
+    /// The topology.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// Creates internal topics, fills global stores, starts the threads. Returns before tasks run; see [`state`](Self::state).
+    pub fn start(&mut self) -> Result<()> {
+        let admin = self.clients.admin()?;
+        let config = Arc::new(self.options.config.clone());
+        let plan = Arc::new(internal_topics::plan(&self.topology, admin.as_ref())?);
+        internal_topics::create(&self.topology, &plan, config.replication_factor, admin.as_ref())?;
+        let counts = partition_counts(plan.partitions.clone(), admin);
+        let mut options = TaskOptions::new(self.topology.clone(), config.clone());
+        options.handlers = self.options.handlers.clone();
+        options.timestamp_extractor = self.options.timestamp_extractor.clone();
+        options.partition_counts = counts;
+        options.globals = global_thread::build_stores(&self.topology)?;
+        if !self.topology.global_nodes.is_empty() {
+            self.global = Some(GlobalThread::start(
+                options.clone(),
+                self.clients.clone(),
+                plan.clone(),
+                self.options.clock.clone(),
+                self.stop.clone(),
+            )?);
+        }
+        for index in 0..config.num_stream_threads.max(1) {
+            let status = Arc::new(Mutex::new(ThreadStatus::default()));
+            let name = format!("{}-{index}", config.instance_id);
+            let parts = || ThreadParts {
+                name: name.clone(),
+                options: options.clone(),
+                plan: plan.clone(),
+                clients: self.clients.clone(),
+                clock: self.options.clock.clone(),
+                metrics: self.options.metrics.clone(),
+                status: status.clone(),
+            };
+            // The first connection is made here, so that a wrong address is an error of `start`.
+            let first = StreamThread::new(parts())?;
+            let worker = Supervisor {
+                parts: parts(),
+                stop: self.stop.clone(),
+                error: self.error.clone(),
+                metrics: self.options.metrics.clone(),
+            };
+            let handle = std::thread::Builder::new()
+                .name(format!("{}-{name}", self.application_id))
+                .spawn(move || worker.run(first))
+                .map_err(|error| StreamsError::fatal(format!("cannot start a stream thread: {error}")))?;
+            self.workers.push(Worker { handle, status });
+        }
+        self.started = true;
+        Ok(())
+    }
+
+    /// Where the application is in its life.
+    pub fn state(&self) -> State {
+        if self.error().is_some() {
+            return State::Error;
+        }
+        if !self.started {
+            return State::Created;
+        }
+        if self.workers.iter().all(|worker| worker.handle.is_finished()) {
+            return State::NotRunning;
+        }
+        if self.stop.load(Ordering::Relaxed) {
+            return State::PendingShutdown;
+        }
+        let running = self
+            .statuses()
+            .iter()
+            .all(|status| status.assigned && status.tasks.values().all(|state| *state == TaskState::Running));
+        if running { State::Running } else { State::Rebalancing }
+    }
+
+    /// Why the application is in [`State::Error`].
+    pub fn error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What each thread says of itself.
+    pub fn statuses(&self) -> Vec<ThreadStatus> {
+        self.workers
+            .iter()
+            .map(|worker| worker.status.lock().unwrap_or_else(PoisonError::into_inner).clone())
+            .collect()
+    }
+
+    /// Restoring over all threads.
+    pub fn restore_progress(&self) -> RestoreProgress {
+        self.statuses().iter().fold(RestoreProgress::default(), |sum, status| RestoreProgress {
+            stores: sum.stores + status.restoring.stores,
+            restored: sum.restored + status.restoring.restored,
+            total: sum.total + status.restoring.total,
+        })
+    }
+
+    /// Counters over all threads.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for status in self.statuses() {
+            totals.processed += status.processed;
+            totals.restored += status.restored;
+            totals.commits += status.commits;
+            for (reason, count) in status.dropped {
+                *totals.dropped.entry(reason).or_default() += count;
+            }
+        }
+        totals
+    }
+
+    /// End offsets of all external inputs now: the target of [`is_caught_up`](Self::is_caught_up).
+    pub fn input_end_offsets(&self) -> Result<BTreeMap<TopicPartition, i64>> {
+        self.end_offsets(|topic| !self.topology.repartition_topics.contains_key(topic))
+    }
+
+    /// Whether everything up to `targets` is processed and committed, and repartition topics are drained.
+    pub fn is_caught_up(&self, targets: &BTreeMap<TopicPartition, i64>) -> Result<bool> {
+        let reached = |ends: &BTreeMap<TopicPartition, i64>| {
+            let settled: BTreeMap<TopicPartition, i64> =
+                self.statuses().into_iter().flat_map(|status| status.settled).collect();
+            ends.iter()
+                .all(|(partition, end)| *end == 0 || settled.get(partition).is_some_and(|at| at >= end))
+        };
+        if !reached(targets) {
+            return Ok(false);
+        }
+        // Ends of repartition topics are read after the inputs were found done: what is upstream of them is complete.
+        Ok(reached(&self.end_offsets(|topic| self.topology.repartition_topics.contains_key(topic))?))
+    }
+
+    fn end_offsets(&self, wanted: impl Fn(&Arc<str>) -> bool) -> Result<BTreeMap<TopicPartition, i64>> {
+        let admin = self.clients.admin()?;
+        let mut consumer =
+            self.clients.consumer(&ConsumerConfig { read_committed: true, ..ConsumerConfig::default() })?;
+        let topics: Vec<String> = self
+            .topology
+            .subtopologies
+            .iter()
+            .flat_map(|subtopology| &subtopology.source_topics)
+            .filter(|topic| wanted(topic))
+            .map(ToString::to_string)
+            .collect();
+        let mut ends = BTreeMap::new();
+        for (name, topic) in admin.describe(&topics)? {
+            for partition in 0..topic.partitions {
+                let partition = TopicPartition::new(name.as_str(), partition);
+                let (first, end) = consumer.watermarks(&partition)?;
+                // An empty log has nothing to reach.
+                ends.insert(partition, if first == end { 0 } else { end });
+            }
+        }
+        Ok(ends)
+    }
+
+    /// Stops the threads after a last commit. Whether all ended in time.
+    pub fn close(&mut self, timeout: Duration) -> bool {
+        self.stop.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + timeout;
+        while Instant::now() < deadline && self.workers.iter().any(|worker| !worker.handle.is_finished()) {
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+        let ended = self.workers.iter().all(|worker| worker.handle.is_finished());
+        if ended {
+            for worker in self.workers.drain(..) {
+                let _ = worker.handle.join();
+            }
+        }
+        if let Some(global) = self.global.take() {
+            global.join();
+        }
+        ended
+    }
+}
+
+impl Drop for KafkaStreams {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Known partition counts first; a topic met later (dynamic sinks) is asked for once.
+fn partition_counts(
+    known: BTreeMap<Arc<str>, i32>,
+    admin: Arc<dyn crate::streams::client::Admin>,
+) -> Arc<dyn Fn(&str) -> Result<i32> + Send + Sync> {
+    let known = Mutex::new(known);
+    Arc::new(move |topic| {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = known.get(topic) {
+            return Ok(*count);
+        }
+        let described = admin.describe(&[topic.to_owned()])?;
+        let count = described
+            .get(topic)
+            .ok_or_else(|| StreamsError::fatal(format!("topic {topic} does not exist: create it first")))?
+            .partitions;
+        known.insert(topic.into(), count);
+        Ok(count)
+    })
+}
+
+/// Keeps one stream thread going.
+struct Supervisor {
+    parts: ThreadParts,
+    stop: Arc<AtomicBool>,
+    error: Arc<Mutex<Option<String>>>,
+    metrics: StreamsMetrics,
+}
+
+impl Supervisor {
+    /// Runs until stopped. Retriable errors start the thread anew within `task_timeout`; others end the application.
+    fn run(self, first: StreamThread) {
+        let mut thread = Some(first);
+        let mut failing_since: Option<Instant> = None;
+        let app = self.parts.options.config.application_id.clone();
+        while !self.stop.load(Ordering::Relaxed) {
+            let result = match &mut thread {
+                Some(live) => live.run_once().map(|_| ()),
+                None => StreamThread::new(self.clone_parts()).map(|new| thread = Some(new)),
+            };
+            match result {
+                Ok(()) => {
+                    if failing_since.is_some_and(|since| since.elapsed() > Duration::from_secs(10)) {
+                        failing_since = None;
+                    }
+                }
+                Err(StreamsError::Retriable(reason))
+                    if failing_since.get_or_insert_with(Instant::now).elapsed()
+                        < self.parts.options.config.task_timeout =>
+                {
+                    tracing::warn!(application_id = app, reason, "stream thread starts again");
+                    self.metrics.thread_restarts.with_label_values(&[app.as_str()]).inc();
+                    drop(thread.take());
+                    std::thread::park_timeout(Duration::from_millis(500));
+                }
+                Err(error) => {
+                    tracing::error!(application_id = app, %error, "stream thread stopped");
+                    *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                    self.stop.store(true, Ordering::Relaxed);
+                    return; // Dropped as it is: nothing uncommitted may become visible.
+                }
+            }
+        }
+        if let Some(mut thread) = thread
+            && let Err(error) = thread.close()
+        {
+            tracing::warn!(application_id = app, %error, "last commit failed; the records since the one before are read again");
+        }
+    }
+
+    fn clone_parts(&self) -> ThreadParts {
+        ThreadParts {
+            name: self.parts.name.clone(),
+            options: self.parts.options.clone(),
+            plan: self.parts.plan.clone(),
+            clients: self.parts.clients.clone(),
+            clock: self.parts.clock.clone(),
+            metrics: self.parts.metrics.clone(),
+            status: self.parts.status.clone(),
+        }
+    }
+}

@@ -1,0 +1,619 @@
+//! [`StreamThread`]: one consumer, one producer, the tasks assigned to it, and the loop over them.
+//!
+//! `run_once`: poll -> restore -> process -> punctuate -> commit if due. All branching is there, straight lines below.
+//! It is a bounded step that is given the clock, so the simulation steps it too; the loop is only its caller.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use super::{
+    changelog_reader::RestoreProgress,
+    internal_topics::PartitionPlan,
+    task::TaskOptions,
+    task_id::TaskId,
+    task_manager::{TaskManager, TaskState},
+};
+use crate::streams::{
+    client::{
+        ClientSupplier, Consumer, ConsumerConfig, OffsetAndMetadata, Producer, ProducerConfig, Rebalance,
+    },
+    config::{ProcessingGuarantee, StreamsConfig},
+    error::{Result, StreamsError},
+    metrics::StreamsMetrics,
+    processor::{DropReason, NodeId},
+    record::{ProducerRecord, Timestamp, TopicPartition},
+};
+
+/// Milliseconds since the epoch.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Most records a task processes before the others have their turn.
+const RECORDS_PER_TURN: usize = 1_000;
+/// Output is handed to the producer when this much has gathered: the commit finds little left to send (performance.md §5).
+const EARLY_SEND_RECORDS: usize = 1_000;
+/// How old the known lag of a silent partition may be.
+const LAG_MAX_AGE_MS: i64 = 200;
+
+/// What a thread tells the outside about itself, updated at each commit and change of tasks.
+#[derive(Clone, Debug, Default)]
+pub struct ThreadStatus {
+    /// Tasks and where they are in their lives.
+    pub tasks: BTreeMap<TaskId, TaskState>,
+    /// Next offset committed per input partition.
+    pub committed: BTreeMap<TopicPartition, i64>,
+    /// Input partitions: everything before this offset is processed and committed, and nothing is buffered.
+    pub settled: BTreeMap<TopicPartition, i64>,
+    /// Restoring, while it lasts.
+    pub restoring: RestoreProgress,
+    /// Records processed since the start.
+    pub processed: u64,
+    /// Records dropped since the start, by reason.
+    pub dropped: BTreeMap<DropReason, u64>,
+    /// Changelog records replayed since the start.
+    pub restored: u64,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Whether the group has assigned something, be it nothing.
+    pub assigned: bool,
+}
+
+/// See the module's documentation.
+pub struct StreamThread {
+    name: String,
+    options: TaskOptions,
+    plan: Arc<PartitionPlan>,
+    clients: Arc<dyn ClientSupplier>,
+    clock: Clock,
+    metrics: StreamsMetrics,
+    status: Arc<Mutex<ThreadStatus>>,
+    consumer: Box<dyn Consumer>,
+    producer: Box<dyn Producer>,
+    tasks: TaskManager,
+    in_transaction: bool,
+    last_commit: Timestamp,
+    output: Vec<ProducerRecord>,
+    /// Input partitions that are paused: their tasks restore.
+    paused: bool,
+    lag_asked: BTreeMap<TopicPartition, (Timestamp, i64)>,
+    dropped_seen: BTreeMap<(TaskId, NodeId, DropReason), u64>,
+}
+
+/// What a thread is made from.
+pub struct ThreadParts {
+    /// `<instance>-<index>`; part of the transactional id, so it must be stable and unique in the application.
+    pub name: String,
+    /// Topology, settings, handlers.
+    pub options: TaskOptions,
+    /// Partition counts.
+    pub plan: Arc<PartitionPlan>,
+    /// The log.
+    pub clients: Arc<dyn ClientSupplier>,
+    /// Wall clock.
+    pub clock: Clock,
+    /// Metrics.
+    pub metrics: StreamsMetrics,
+    /// Where the thread reports.
+    pub status: Arc<Mutex<ThreadStatus>>,
+}
+
+impl StreamThread {
+    /// Connects and joins the group. Fences what an earlier thread of the same name left open.
+    pub fn new(parts: ThreadParts) -> Result<Self> {
+        let ThreadParts { name, options, plan, clients, clock, metrics, status } = parts;
+        let producer = new_producer(&name, &options.config, clients.as_ref())?;
+        let consumer = new_consumer(&name, &options, clients.as_ref())?;
+        let last_commit = clock();
+        let mut thread = Self {
+            tasks: TaskManager::new(options.clone(), plan.clone(), clients.clone()),
+            name,
+            options,
+            plan,
+            clients,
+            clock,
+            metrics,
+            status,
+            consumer,
+            producer,
+            in_transaction: false,
+            last_commit,
+            output: Vec::new(),
+            paused: false,
+            lag_asked: BTreeMap::new(),
+            dropped_seen: BTreeMap::new(),
+        };
+        thread.report();
+        Ok(thread)
+    }
+
+    /// One turn of the loop. Returns whether there was anything to do. Errors that a rebuild of the tasks can heal are healed here; what
+    /// comes out is for the thread's owner.
+    pub fn run_once(&mut self) -> Result<bool> {
+        match self.turn() {
+            Err(StreamsError::AbortTransaction(reason)) => {
+                tracing::warn!(
+                    thread = self.name,
+                    reason,
+                    "transaction aborted; rewinding to the last commit"
+                );
+                self.abort_and_rewind()?;
+                Ok(true)
+            }
+            Err(StreamsError::TaskMigrated(reason)) => {
+                tracing::warn!(thread = self.name, reason, "tasks migrated; joining the group again");
+                self.rejoin()?;
+                Ok(true)
+            }
+            Err(StreamsError::TaskCorrupted { task, reason }) => {
+                tracing::warn!(
+                    thread = self.name,
+                    task,
+                    reason,
+                    "state discarded; restoring from the changelog"
+                );
+                self.abort_and_rewind()?;
+                Ok(true)
+            }
+            other => other,
+        }
+    }
+
+    fn turn(&mut self) -> Result<bool> {
+        let timeout = self.poll_timeout();
+        let polled = self.consumer.poll(timeout)?;
+        let now = (self.clock)();
+        let mut worked = !polled.records.is_empty() || polled.rebalance.is_some();
+        if let Some(rebalance) = polled.rebalance {
+            self.rebalance(rebalance, now)?;
+        }
+        self.tasks.add_records(polled.records, now)?;
+        if self.tasks.is_restoring() {
+            worked |= self.restore(now)?;
+        }
+        self.refresh_lags(now)?;
+        worked |= self.process(now)?;
+        worked |= self.commit_if_due(now)?;
+        Ok(worked)
+    }
+
+    /// Zero while there is work, else until the next thing that time brings.
+    fn poll_timeout(&mut self) -> Duration {
+        let now = (self.clock)();
+        let config = &self.options.config;
+        let mut timeout = config.poll;
+        if self.tasks.is_restoring() {
+            return Duration::ZERO;
+        }
+        for task in self.tasks.running() {
+            if task.is_processable(now) {
+                return Duration::ZERO;
+            }
+            if task.commit_needed() {
+                timeout =
+                    timeout.min(until(self.last_commit + config.commit_interval.as_millis() as i64, now));
+            }
+            if let Some(due) = task.graph().next_wall_clock_punctuation() {
+                timeout = timeout.min(until(due, now));
+            }
+        }
+        timeout
+    }
+
+    fn rebalance(&mut self, rebalance: Rebalance, now: Timestamp) -> Result<()> {
+        match rebalance {
+            Rebalance::Revoked(_) => {
+                // Commit first: whoever gets the partitions starts where this thread stopped.
+                self.commit(now)?;
+                self.tasks.suspend_all();
+                self.consumer.unassign()?;
+            }
+            Rebalance::Lost(_) => {
+                self.abort_open_transaction()?;
+                self.tasks.close_all();
+                self.consumer.unassign()?;
+            }
+            Rebalance::Assigned(partitions) => self.take_over(partitions, now)?,
+        }
+        self.report();
+        Ok(())
+    }
+
+    fn take_over(&mut self, partitions: Vec<TopicPartition>, now: Timestamp) -> Result<()> {
+        let assigned = self.tasks.tasks_of(&partitions)?;
+        let committed = self.consumer.committed(&partitions)?;
+        let mut wanted = Vec::new();
+        for partition in &partitions {
+            wanted.push((partition.clone(), committed.get(partition).map(|offset| offset.offset)));
+        }
+        self.consumer.assign(&wanted)?;
+        self.lag_asked.clear();
+        self.tasks.assign(assigned, &committed, now)?;
+        let waiting = self.tasks.partitions(false);
+        self.paused = !waiting.is_empty();
+        if self.paused {
+            self.consumer.pause(&waiting)?;
+        }
+        if let Ok(mut status) = self.status.lock() {
+            status.assigned = true;
+            status.settled.clear();
+            status.committed = committed.into_iter().map(|(partition, o)| (partition, o.offset)).collect();
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, now: Timestamp) -> Result<bool> {
+        let count = self.tasks.restore(Duration::from_millis(20), now)?;
+        self.metrics.restored.with_label_values(&[&self.options.config.application_id]).inc_by(count as u64);
+        if let Ok(mut status) = self.status.lock() {
+            status.restored += count as u64;
+        }
+        let running = self.tasks.partitions(true);
+        if self.paused && !running.is_empty() {
+            self.consumer.resume(&running)?;
+            self.paused = !self.tasks.partitions(false).is_empty();
+        }
+        self.report();
+        Ok(count > 0)
+    }
+
+    /// Asks how far behind silent partitions are: tasks wait for those that lag (`max_task_idle_ms`), and watermarks pass those that do not.
+    fn refresh_lags(&mut self, now: Timestamp) -> Result<()> {
+        let mut silent = Vec::new();
+        for task in self.tasks.running() {
+            let partitions: Vec<TopicPartition> = task.partitions().cloned().collect();
+            for partition in partitions {
+                if task.buffered(&partition) == 0 {
+                    let known = self.lag_asked.get(&partition);
+                    let old =
+                        known.is_none_or(|(at, lag)| now - at >= if *lag == 0 { LAG_MAX_AGE_MS } else { 5 });
+                    if old {
+                        silent.push((task.id(), partition, !task.commit_needed()));
+                    }
+                } else {
+                    self.lag_asked.remove(&partition);
+                }
+            }
+        }
+        for (id, partition, committed) in silent {
+            let (_, end) = self.consumer.watermarks(&partition)?;
+            let position = self.consumer.position(&partition)?.unwrap_or(0);
+            let lag = (end - position).max(0);
+            self.lag_asked.insert(partition.clone(), (now, lag));
+            if committed && let Ok(mut status) = self.status.lock() {
+                status.settled.insert(partition.clone(), position);
+            }
+            self.metrics
+                .lag
+                .with_label_values(&[
+                    &self.options.config.application_id,
+                    &*partition.topic,
+                    &partition.partition.to_string(),
+                ])
+                .set(lag);
+            if let Some(task) = self.tasks.running().find(|task| task.id() == id) {
+                task.set_lag(&partition, lag);
+            }
+        }
+        Ok(())
+    }
+
+    fn process(&mut self, now: Timestamp) -> Result<bool> {
+        let mut worked = false;
+        let mut processed = 0;
+        for task in self.tasks.running() {
+            let mut count = 0;
+            while count < RECORDS_PER_TURN && task.is_processable(now) && task.process(now)? {
+                count += 1;
+            }
+            task.punctuate_stream_time(now)?;
+            task.punctuate_wall_clock(now)?;
+            worked |= task.advance_watermark(now)?;
+            if count > 0 {
+                worked = true;
+                processed += count as u64;
+                self.metrics
+                    .processed
+                    .with_label_values(&[&self.options.config.application_id, &task.id().to_string()])
+                    .inc_by(count as u64);
+            }
+            task.drain_output(&mut self.output)?;
+        }
+        if processed > 0
+            && let Ok(mut status) = self.status.lock()
+        {
+            status.processed += processed;
+        }
+        if self.output.len() >= EARLY_SEND_RECORDS {
+            self.send_output()?;
+        }
+        Ok(worked)
+    }
+
+    fn commit_if_due(&mut self, now: Timestamp) -> Result<bool> {
+        let interval = self.options.config.commit_interval.as_millis() as i64;
+        let mut needed = false;
+        let mut requested = false;
+        for task in self.tasks.running() {
+            needed |= task.commit_needed();
+            requested |= task.graph().take_commit_request();
+        }
+        // A clock that stepped back must not put commits off.
+        let due = requested || now - self.last_commit >= interval || now < self.last_commit;
+        if !needed || !due {
+            return Ok(false);
+        }
+        self.commit(now)?;
+        Ok(true)
+    }
+
+    /// Commits all running tasks at once.
+    ///
+    /// 1. flush caches, which may write records; vouch downstream for what is now written
+    /// 2. hand everything to the producer
+    /// 3. exactly-once: offsets into the transaction, commit it. At-least-once: flush, then commit offsets
+    /// 4. only now is anything of it true
+    fn commit(&mut self, now: Timestamp) -> Result<()> {
+        let started = Instant::now();
+        let mut offsets: BTreeMap<TopicPartition, OffsetAndMetadata> = BTreeMap::new();
+        let mut any = false;
+        for task in self.tasks.running() {
+            if !task.commit_needed() {
+                continue;
+            }
+            any = true;
+            task.prepare_commit()?;
+            task.drain_output(&mut self.output)?;
+            offsets.append(&mut task.committable_offsets());
+        }
+        self.last_commit = now;
+        if !any && !self.in_transaction && self.output.is_empty() {
+            return Ok(());
+        }
+        self.send_output()?;
+        match self.options.config.processing_guarantee {
+            ProcessingGuarantee::ExactlyOnce => self.commit_transaction(&offsets)?,
+            ProcessingGuarantee::AtLeastOnce => {
+                self.producer.flush()?;
+                if !offsets.is_empty() {
+                    self.consumer.commit(&offsets)?;
+                }
+            }
+        }
+        for task in self.tasks.running() {
+            task.post_commit();
+        }
+        let labels = [self.options.config.application_id.as_str(), self.name.as_str()];
+        self.metrics.commits.with_label_values(&labels).inc();
+        self.metrics.commit_seconds.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
+        if let Ok(mut status) = self.status.lock() {
+            status.commits += 1;
+            status.committed.extend(offsets.into_iter().map(|(partition, o)| (partition, o.offset)));
+        }
+        self.report();
+        Ok(())
+    }
+
+    fn commit_transaction(&mut self, offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>) -> Result<()> {
+        self.begin_if_needed()?;
+        let deadline = Instant::now() + self.options.config.task_timeout;
+        if !offsets.is_empty() {
+            let group = self
+                .consumer
+                .group_metadata()
+                .ok_or_else(|| StreamsError::TaskMigrated("not a member of the group any more".to_owned()))?;
+            retry(deadline, || self.producer.send_offsets_to_transaction(offsets, &group))?;
+        }
+        // An unknown outcome is asked for again, never aborted: the transaction may be committed.
+        retry(deadline, || self.producer.commit_transaction())?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    fn begin_if_needed(&mut self) -> Result<()> {
+        if self.options.config.processing_guarantee == ProcessingGuarantee::ExactlyOnce
+            && !self.in_transaction
+        {
+            self.producer.begin_transaction()?;
+            self.in_transaction = true;
+        }
+        Ok(())
+    }
+
+    fn send_output(&mut self) -> Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        self.begin_if_needed()?;
+        self.metrics
+            .produced
+            .with_label_values(&[self.options.config.application_id.as_str(), self.name.as_str()])
+            .inc_by(self.output.len() as u64);
+        for record in self.output.drain(..) {
+            self.producer.send(record)?;
+        }
+        Ok(())
+    }
+
+    fn abort_open_transaction(&mut self) -> Result<()> {
+        self.output.clear();
+        if self.in_transaction {
+            self.in_transaction = false;
+            self.producer.abort_transaction()?;
+        }
+        Ok(())
+    }
+
+    /// Everything since the last commit never happened: tasks are built again from what is committed, as after a crash.
+    fn abort_and_rewind(&mut self) -> Result<()> {
+        if let Err(error) = self.abort_open_transaction() {
+            tracing::warn!(thread = self.name, %error, "abort failed; starting a new producer");
+            self.producer = new_producer(&self.name, &self.options.config, self.clients.as_ref())?;
+        }
+        self.tasks.close_all();
+        self.dropped_seen.clear();
+        // Leaving and joining again is the one path on which the group tells us what is ours now.
+        self.rejoin_consumer()
+    }
+
+    fn rejoin(&mut self) -> Result<()> {
+        self.in_transaction = false;
+        self.output.clear();
+        self.tasks.close_all();
+        self.dropped_seen.clear();
+        self.producer = new_producer(&self.name, &self.options.config, self.clients.as_ref())?;
+        self.rejoin_consumer()
+    }
+
+    fn rejoin_consumer(&mut self) -> Result<()> {
+        self.consumer.close();
+        self.consumer = new_consumer(&self.name, &self.options, self.clients.as_ref())?;
+        self.report();
+        Ok(())
+    }
+
+    /// Commits and leaves. Tasks are closed whatever happens.
+    pub fn close(&mut self) -> Result<()> {
+        let now = (self.clock)();
+        let result = self.commit(now);
+        if result.is_err() {
+            let _ = self.abort_open_transaction();
+        }
+        self.tasks.close_all();
+        self.consumer.close();
+        self.report();
+        result
+    }
+
+    /// Dies where it stands: nothing is committed, the group hears nothing. For crash tests.
+    pub fn abandon(self) {
+        std::mem::forget(self);
+    }
+
+    /// Runs `f` on a store of a task of this thread.
+    pub fn with_store<R>(
+        &mut self,
+        task: TaskId,
+        store: &str,
+        f: impl FnOnce(&mut crate::streams::state::Store) -> R,
+    ) -> Option<R> {
+        let id = self.options.topology.store_id(store)?;
+        self.tasks.running().find(|running| running.id() == task)?.graph().store(id, f)
+    }
+
+    fn report(&mut self) {
+        let states = self.tasks.states();
+        let app = self.options.config.application_id.as_str();
+        for (label, state) in [
+            ("restoring", TaskState::Restoring),
+            ("running", TaskState::Running),
+            ("suspended", TaskState::Suspended),
+        ] {
+            let count = states.values().filter(|known| **known == state).count();
+            self.metrics.tasks.with_label_values(&[app, &self.name, label]).set(count as i64);
+        }
+        for (task, store, remaining) in self.tasks.restore_remaining() {
+            self.metrics.restore_remaining.with_label_values(&[app, &task.to_string(), store]).set(remaining);
+        }
+        let mut dropped_now: Vec<(DropReason, u64)> = Vec::new();
+        for task in self.tasks.running() {
+            let id = task.id();
+            for ((node, reason), count) in task.dropped() {
+                let seen = self.dropped_seen.entry((id, node, reason)).or_default();
+                let more = count - *seen;
+                if more > 0 {
+                    *seen = count;
+                    dropped_now.push((reason, more));
+                    self.metrics
+                        .dropped
+                        .with_label_values(&[app, &id.to_string(), &task.node_name(node), reason.as_str()])
+                        .inc_by(more);
+                }
+            }
+            for store in task.graph().store_ids().to_vec() {
+                let name = self.options.topology.stores[store.0].builder.name.as_str();
+                let rows =
+                    task.graph().store(store, |store| store.as_state_store().approximate_num_entries());
+                self.metrics
+                    .store_entries
+                    .with_label_values(&[app, &id.to_string(), name])
+                    .set(rows.unwrap_or_default() as i64);
+                self.metrics.restore_remaining.with_label_values(&[app, &id.to_string(), name]).set(0);
+            }
+        }
+        if let Ok(mut status) = self.status.lock() {
+            status.tasks = states;
+            status.restoring = self.tasks.restore_progress();
+            for (reason, count) in dropped_now {
+                *status.dropped.entry(reason).or_default() += count;
+            }
+        }
+    }
+
+    /// Partition counts this thread works with.
+    pub fn plan(&self) -> &PartitionPlan {
+        &self.plan
+    }
+}
+
+fn until(due: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_millis((due - now).clamp(0, 60_000) as u64)
+}
+
+/// Repeats a call whose outcome is retriable until the deadline; then it is fatal.
+fn retry(deadline: Instant, mut call: impl FnMut() -> Result<()>) -> Result<()> {
+    loop {
+        match call() {
+            Err(StreamsError::Retriable(reason)) if Instant::now() < deadline => {
+                tracing::warn!(reason, "retrying");
+            }
+            Err(StreamsError::Retriable(reason)) => {
+                return Err(StreamsError::Fatal(format!("still failing after task_timeout: {reason}")));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn new_producer(
+    name: &str,
+    config: &StreamsConfig,
+    clients: &dyn ClientSupplier,
+) -> Result<Box<dyn Producer>> {
+    let transactional = config.processing_guarantee == ProcessingGuarantee::ExactlyOnce;
+    let mut producer = clients.producer(&ProducerConfig {
+        transactional_id: transactional.then(|| format!("{}-{name}", config.application_id)),
+        transaction_timeout: Some(config.transaction_timeout),
+    })?;
+    if transactional {
+        producer.init_transactions()?;
+    }
+    Ok(producer)
+}
+
+fn new_consumer(
+    name: &str,
+    options: &TaskOptions,
+    clients: &dyn ClientSupplier,
+) -> Result<Box<dyn Consumer>> {
+    let config = &options.config;
+    let mut consumer = clients.consumer(&ConsumerConfig {
+        group_id: Some(config.group_id.clone().unwrap_or_else(|| config.application_id.clone())),
+        group_instance_id: Some(format!("{}-{name}", config.application_id)),
+        read_committed: true,
+        offset_reset: config.offset_reset,
+        max_poll_records: config.max_poll_records,
+        session_timeout: None,
+    })?;
+    let mut topics: Vec<String> = options
+        .topology
+        .subtopologies
+        .iter()
+        .flat_map(|subtopology| subtopology.source_topics.iter().map(ToString::to_string))
+        .collect();
+    topics.sort();
+    topics.dedup();
+    consumer.subscribe(&topics)?;
+    Ok(consumer)
+}

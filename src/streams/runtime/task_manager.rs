@@ -1,0 +1,275 @@
+//! [`TaskManager`]: the tasks of one thread: creating, restoring, suspending, closing.
+//!
+//! ```text
+//!   assigned ──> Restoring ──(changelog replayed, init)──> Running
+//!                    │                                      │ ^
+//!                    └──────────> closed <── (lost) ── Suspended   (revoked: committed, waiting to hear who gets it)
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    changelog_reader::{ChangelogReader, RestoreProgress},
+    internal_topics::PartitionPlan,
+    task::{StreamTask, TaskOptions},
+    task_id::TaskId,
+};
+use crate::streams::{
+    client::{ClientSupplier, OffsetAndMetadata},
+    error::{Result, StreamsError},
+    record::{ConsumerRecord, Timestamp, TopicPartition},
+    state::StoreEnvironment,
+};
+
+/// Where a task is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// Its stores are being replayed.
+    Restoring,
+    /// Processing.
+    Running,
+    /// Revoked and committed; resumes unless it is assigned elsewhere.
+    Suspended,
+}
+
+struct Life {
+    state: TaskState,
+    /// Clocks to initialise with once restored.
+    clocks: HashMap<String, i64>,
+}
+
+pub(super) struct TaskManager {
+    options: TaskOptions,
+    plan: Arc<PartitionPlan>,
+    /// Which sub-topology reads a topic.
+    readers: HashMap<Arc<str>, usize>,
+    tasks: BTreeMap<TaskId, StreamTask>,
+    lives: BTreeMap<TaskId, Life>,
+    owners: HashMap<TopicPartition, TaskId>,
+    reader: ChangelogReader,
+}
+
+impl TaskManager {
+    pub fn new(options: TaskOptions, plan: Arc<PartitionPlan>, clients: Arc<dyn ClientSupplier>) -> Self {
+        let mut readers = HashMap::new();
+        for subtopology in &options.topology.subtopologies {
+            for topic in &subtopology.source_topics {
+                readers.insert(topic.clone(), subtopology.id);
+            }
+        }
+        Self {
+            options,
+            plan,
+            readers,
+            tasks: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            owners: HashMap::new(),
+            reader: ChangelogReader::new(clients),
+        }
+    }
+
+    /// The tasks these partitions make up. Refuses an assignment that tears a task apart.
+    pub fn tasks_of(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TaskId, BTreeSet<TopicPartition>>> {
+        let mut tasks: BTreeMap<TaskId, BTreeSet<TopicPartition>> = BTreeMap::new();
+        for partition in partitions {
+            let Some(subtopology) = self.readers.get(&partition.topic) else { continue };
+            let id = TaskId { subtopology: *subtopology, partition: partition.partition };
+            tasks.entry(id).or_default().insert(partition.clone());
+        }
+        for (id, have) in &tasks {
+            for topic in &self.options.topology.subtopologies[id.subtopology].source_topics {
+                let exists = self.plan.partitions.get(topic).is_some_and(|count| id.partition < *count);
+                if exists && !have.contains(&TopicPartition { topic: topic.clone(), partition: id.partition })
+                {
+                    return Err(StreamsError::Fatal(format!(
+                        "the group assigned task {id} without {topic}-{}: inputs of one task must go together. All members must \
+                         run the same topology, and its input topics need equal partition counts",
+                        id.partition
+                    )));
+                }
+            }
+        }
+        Ok(tasks)
+    }
+
+    /// Takes over an assignment: suspended tasks that stay resume, new ones begin to restore, the others are closed.
+    pub fn assign(
+        &mut self,
+        assigned: BTreeMap<TaskId, BTreeSet<TopicPartition>>,
+        committed: &BTreeMap<TopicPartition, OffsetAndMetadata>,
+        now: Timestamp,
+    ) -> Result<()> {
+        let gone: Vec<TaskId> = self.tasks.keys().filter(|id| !assigned.contains_key(id)).copied().collect();
+        for id in gone {
+            self.close(id);
+        }
+        for (id, partitions) in assigned {
+            match self.lives.get_mut(&id) {
+                Some(life) => {
+                    life.state =
+                        if self.reader.is_restoring(id) { TaskState::Restoring } else { TaskState::Running };
+                }
+                None => self.create(id, partitions, committed)?,
+            }
+        }
+        self.complete_restoration(now)
+    }
+
+    fn create(
+        &mut self,
+        id: TaskId,
+        partitions: BTreeSet<TopicPartition>,
+        committed: &BTreeMap<TopicPartition, OffsetAndMetadata>,
+    ) -> Result<()> {
+        let topology = self.options.topology.clone();
+        let subtopology = &topology.subtopologies[id.subtopology];
+        let environment = StoreEnvironment::default();
+        let mut stores = Vec::new();
+        for store in &subtopology.stores {
+            stores.push((*store, topology.stores[store.0].builder.build(&environment)?));
+        }
+        // In the order of the topology's sources: ties between partitions follow from it.
+        let ordered: Vec<TopicPartition> = subtopology
+            .source_topics
+            .iter()
+            .map(|topic| TopicPartition { topic: topic.clone(), partition: id.partition })
+            .filter(|partition| partitions.contains(partition))
+            .collect();
+        let mut task = StreamTask::new(id, &self.options, subtopology.nodes.clone(), stores, &ordered)?;
+        let own: BTreeMap<_, _> = committed
+            .iter()
+            .filter(|(partition, _)| partitions.contains(partition))
+            .map(|(partition, offset)| (partition.clone(), offset.clone()))
+            .collect();
+        let clocks = task.restore_metadata(&own);
+        for store in &subtopology.stores {
+            let spec = &topology.stores[store.0];
+            let name = &spec.builder.name;
+            if let Some(topic) = &spec.source_topic {
+                let source = TopicPartition { topic: topic.clone(), partition: id.partition };
+                let until = committed.get(&source).map_or(0, |offset| offset.offset);
+                self.reader.register(id, *store, name, source, None, Some(until))?;
+            } else if let Some(changelog) = task.graph().changelog(*store) {
+                let changelog = TopicPartition { topic: changelog.clone(), partition: id.partition };
+                self.reader.register(id, *store, name, changelog, None, None)?;
+            }
+        }
+        for partition in partitions {
+            self.owners.insert(partition, id);
+        }
+        self.tasks.insert(id, task);
+        self.lives.insert(id, Life { state: TaskState::Restoring, clocks });
+        Ok(())
+    }
+
+    /// Replays one batch; tasks whose stores are complete start running. Returns records replayed.
+    pub fn restore(&mut self, timeout: Duration, now: Timestamp) -> Result<usize> {
+        let count = self.reader.restore(&mut self.tasks, timeout)?;
+        self.complete_restoration(now)?;
+        Ok(count)
+    }
+
+    fn complete_restoration(&mut self, now: Timestamp) -> Result<()> {
+        for (id, life) in &mut self.lives {
+            if life.state == TaskState::Restoring && !self.reader.is_restoring(*id) {
+                if let Some(task) = self.tasks.get_mut(id) {
+                    task.init(std::mem::take(&mut life.clocks), now)?;
+                }
+                life.state = TaskState::Running;
+            }
+        }
+        Ok(())
+    }
+
+    /// Suspends all tasks: the group is about to say who owns them. Buffered records are read again from the committed offsets.
+    pub fn suspend_all(&mut self) {
+        for (id, life) in &mut self.lives {
+            if life.state == TaskState::Running {
+                life.state = TaskState::Suspended;
+                if let Some(task) = self.tasks.get_mut(id) {
+                    task.clear_buffers();
+                }
+            }
+        }
+    }
+
+    /// Closes all tasks without keeping anything of them.
+    pub fn close_all(&mut self) {
+        let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
+        for id in ids {
+            self.close(id);
+        }
+    }
+
+    fn close(&mut self, id: TaskId) {
+        self.reader.unregister(id);
+        if let Some(mut task) = self.tasks.remove(&id) {
+            task.close();
+        }
+        self.lives.remove(&id);
+        self.owners.retain(|_, owner| *owner != id);
+    }
+
+    /// Buffers polled records at their tasks.
+    pub fn add_records(&mut self, records: Vec<ConsumerRecord>, now: Timestamp) -> Result<()> {
+        let mut records = records.into_iter().peekable();
+        while let Some(first) = records.next() {
+            let partition = TopicPartition { topic: first.topic.clone(), partition: first.partition };
+            let mut run = vec![first];
+            while let Some(next) =
+                records.next_if(|next| next.partition == partition.partition && next.topic == partition.topic)
+            {
+                run.push(next);
+            }
+            let Some(task) = self.owners.get(&partition).and_then(|id| self.tasks.get_mut(id)) else {
+                continue; // Fetched before the partition was taken away.
+            };
+            task.add_records_at(&partition, run, now)?;
+        }
+        Ok(())
+    }
+
+    /// Tasks that process.
+    pub fn running(&mut self) -> impl Iterator<Item = &mut StreamTask> {
+        let lives = &self.lives;
+        self.tasks
+            .iter_mut()
+            .filter(|(id, _)| lives.get(id).is_some_and(|life| life.state == TaskState::Running))
+            .map(|(_, task)| task)
+    }
+
+    /// Partitions of tasks that process (or not).
+    pub fn partitions(&self, running: bool) -> Vec<TopicPartition> {
+        self.owners
+            .iter()
+            .filter(|(_, id)| {
+                self.lives.get(id).is_some_and(|life| (life.state == TaskState::Running) == running)
+            })
+            .map(|(partition, _)| partition.clone())
+            .collect()
+    }
+
+    /// State of every task.
+    pub fn states(&self) -> BTreeMap<TaskId, TaskState> {
+        self.lives.iter().map(|(id, life)| (*id, life.state)).collect()
+    }
+
+    pub fn is_restoring(&self) -> bool {
+        !self.reader.is_idle()
+    }
+
+    pub fn restore_progress(&self) -> RestoreProgress {
+        self.reader.progress()
+    }
+
+    pub fn restore_remaining(&self) -> impl Iterator<Item = (TaskId, &str, i64)> {
+        self.reader.remaining()
+    }
+}
