@@ -17,13 +17,29 @@ pub struct PrivateRedis {
 impl PrivateRedis {
     /// A fresh server, or `None` where no Redis is given to the tests at all.
     pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// A node that has not joined any cluster yet.
+    pub fn start_cluster_node() -> Option<Self> {
+        let bus = free_port().to_string();
+        Self::start_with(&[
+            "--cluster-enabled",
+            "yes",
+            "--cluster-port",
+            &bus,
+            "--cluster-node-timeout",
+            "2000",
+        ])
+    }
+
+    fn start_with(options: &[&str]) -> Option<Self> {
         service("SLUICE_TEST_REDIS")?;
         let directory = tempfile::tempdir().expect("a temporary directory");
         // The port may be taken between asking and using it: try others.
         for _ in 0..20 {
-            let port =
-                TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
-            let mut child = spawn(port, &directory);
+            let port = free_port();
+            let mut child = spawn(port, &directory, options);
             if answers(port, &mut child) {
                 return Some(Self { port, directory, child });
             }
@@ -44,7 +60,7 @@ impl PrivateRedis {
 
     /// Starts it again on its port, empty.
     pub fn restart(&mut self) {
-        self.child = spawn(self.port, &self.directory);
+        self.child = spawn(self.port, &self.directory, &[]);
         assert!(answers(self.port, &mut self.child), "redis-server did not come back on port {}", self.port);
     }
 
@@ -72,11 +88,16 @@ impl Drop for PrivateRedis {
     }
 }
 
-fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port()
+}
+
+fn spawn(port: u16, directory: &tempfile::TempDir, options: &[&str]) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(directory.path())
+        .args(options)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -376,3 +376,54 @@ async fn a_wrong_address_or_password_is_told_without_the_password() {
         assert!(!error.contains("s3cret"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_cluster_keeps_each_campaign_on_one_node_and_all_nodes_are_used() {
+    let Some(nodes) = (0..3).map(|_| PrivateRedis::start_cluster_node()).collect::<Option<Vec<_>>>() else {
+        return;
+    };
+    for (node, slots) in nodes.iter().zip([["0", "5000"], ["5001", "11000"], ["11001", "16383"]]) {
+        run(node, &["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]]).await;
+        let info: String =
+            ::redis::from_redis_value(run(&nodes[0], &["CONFIG", "GET", "cluster-port"]).await)
+                .map(|pair: Vec<String>| pair[1].clone())
+                .unwrap();
+        run(node, &["CLUSTER", "MEET", "127.0.0.1", &nodes[0].port.to_string(), &info]).await;
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    for node in &nodes {
+        loop {
+            let info: String = ::redis::from_redis_value(run(node, &["CLUSTER", "INFO"]).await).unwrap();
+            if info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3") {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "the cluster did not come up: {info}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    let gate = connect(&nodes[0].url(), HOUR).await;
+    for id in 1..=40 {
+        let coupon = CouponId::new(id).unwrap();
+        gate.open(meta(coupon, 2)).await.unwrap();
+        let mut codes = Vec::new();
+        for holder in 1..=3 {
+            codes.push(gate.admit(coupon, user(holder), Uuid::new_v4()).await.unwrap().code());
+        }
+        assert_eq!(codes, [1, 2, 0], "coupon {id}");
+    }
+    for node in &nodes {
+        assert_ne!(run(node, &["DBSIZE"]).await, ::redis::Value::Int(0), "a node holds no campaign");
+        run(node, &["SCRIPT", "FLUSH"]).await;
+    }
+    for id in 1..=40 {
+        let coupon = CouponId::new(id).unwrap();
+        assert_eq!(gate.admit(coupon, user(1), Uuid::new_v4()).await.unwrap().code(), -1);
+        let members = gate.members(coupon, 0, 10).await.unwrap();
+        gate.rebuild(CampaignMeta { epoch: 2, ..meta(coupon, 2) }, Vec::new()).await.unwrap();
+        assert_eq!(members.len(), 2);
+    }
+    run(&nodes[2], &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).await;
+    let error = gate.health().await.unwrap_err().to_string();
+    assert!(error.contains("allkeys-lru"), "one wrong node is enough: {error}");
+}
