@@ -47,11 +47,11 @@ mod tests {
 
     #[test]
     fn suggests_what_was_probably_meant() {
-        let names = ["couponId", "userId", "issuedAt", "amount"];
+        let names = ["customerId", "userId", "issuedAt", "amount"];
         let cases = [
-            ("coupnId", Some("couponId")),
-            ("coupon_id", Some("couponId")),
-            ("CouponID", Some("couponId")),
+            ("custmerId", Some("customerId")),
+            ("customer_id", Some("customerId")),
+            ("CustomerID", Some("customerId")),
             ("usreId", Some("userId")),
             ("amonut", Some("amount")),
             ("price", None),

@@ -849,8 +849,14 @@ fn call(name: &str, mut args: Vec<Typed>, span: Range<usize>) -> Result<Typed> {
         return Err(ExpressionError::new(span, format!("unknown function `{name}`")));
     };
     let signature = function.signatures.iter().find(|signature| {
-        signature.parameters.len() == args.len()
-            && signature.parameters.iter().zip(&args).all(|(parameter, arg)| accepts(*parameter, arg))
+        let count = signature.parameters.len();
+        let fits = args.len() == count || (signature.repeats && !args.is_empty() && args.len() % count == 0);
+        fits && signature
+            .parameters
+            .iter()
+            .cycle()
+            .zip(&args)
+            .all(|(parameter, arg)| accepts(*parameter, arg))
     });
     let Some(signature) = signature else {
         let given: Vec<String> =
@@ -860,10 +866,11 @@ fn call(name: &str, mut args: Vec<Typed>, span: Range<usize>) -> Result<Typed> {
         return Err(ExpressionError::new(span, format!("`{name}({})` is not defined", given.join(", ")))
             .help(format!("it is: {}", known.join(" or "))));
     };
-    for (parameter, arg) in signature.parameters.iter().zip(&mut args) {
+    for (parameter, arg) in signature.parameters.iter().cycle().zip(&mut args) {
         match parameter {
             Parameter::Is(target) => adapt(arg, *target)?,
             Parameter::Number => adapt(arg, DataType::Int)?,
+            Parameter::Any => adapt(arg, DataType::Text)?,
             Parameter::ConstantText => {}
         }
     }
@@ -877,7 +884,7 @@ fn call(name: &str, mut args: Vec<Typed>, span: Range<usize>) -> Result<Typed> {
         ResultType::Is(data_type) => Some(data_type),
         ResultType::OfFirst => args[0].data_type,
     };
-    let nullable = signature.may_be_null || args.iter().any(|arg| arg.nullable);
+    let nullable = signature.may_be_null || (signature.strict && args.iter().any(|arg| arg.nullable));
     Ok(Typed { node: Node::Call(Overload { function, signature }, args), data_type, nullable, span })
 }
 
@@ -888,12 +895,18 @@ pub fn reference_signature(name: &str, signature: &function::Signature) -> Strin
         ResultType::Is(data_type) => data_type.to_string(),
         ResultType::OfFirst => parameters[0].clone(),
     };
-    format!("{name}({}) -> {result}{}", parameters.join(", "), if signature.may_be_null { "?" } else { "" })
+    let more = if signature.repeats { ", …" } else { "" };
+    format!(
+        "{name}({}{more}) -> {result}{}",
+        parameters.join(", "),
+        if signature.may_be_null { "?" } else { "" }
+    )
 }
 
 fn accepts(parameter: Parameter, arg: &Typed) -> bool {
     let Some(own) = arg.data_type else { return parameter != Parameter::ConstantText };
     match parameter {
+        Parameter::Any => true,
         Parameter::Is(wanted) if wanted == own => true,
         // A constant text is read as what the function wants, if nothing else fits better.
         Parameter::Is(DataType::Timestamp | DataType::Uuid | DataType::Duration) => {

@@ -209,11 +209,12 @@ fn value(typed: &Typed) -> Value {
                 return Box::new(|_| Datum::Null);
             };
             let args = values(args);
+            let strict = overload.signature.strict;
             Box::new(move |context| {
                 let mut given: SmallVec<[Datum; 3]> = SmallVec::new();
                 for arg in &args {
                     let datum = arg(context);
-                    if datum.is_null() {
+                    if strict && datum.is_null() {
                         return Datum::Null;
                     }
                     given.push(datum);
@@ -237,7 +238,10 @@ fn arithmetic(op: Arithmetic, a: &Typed, b: &Typed) -> Value {
     };
     let (a, b) = (value(a), value(b));
     if plain {
-        return Box::new(move |context| run(&a(context), &b(context)));
+        return Box::new(move |context| {
+            let left = a(context);
+            if left.is_null() { Datum::Null } else { run(&left, &b(context)) }
+        });
     }
     Box::new(move |context| {
         let (left, right) = (a(context), b(context));
@@ -476,7 +480,14 @@ fn comparison(op: Comparison, a: &Typed, b: &Typed) -> Truth {
         }
         _ => {
             let (a, b) = (value(a), value(b));
-            Box::new(move |context| a(context).compare(&b(context)).map(|order| op.holds(order)))
+            // With NULL on the left the right side is not needed, and SQLite does not evaluate it.
+            Box::new(move |context| {
+                let left = a(context);
+                if left.is_null() {
+                    return None;
+                }
+                left.compare(&b(context)).map(|order| op.holds(order))
+            })
         }
     }
 }

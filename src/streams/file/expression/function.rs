@@ -10,7 +10,10 @@ use jiff::{Unit, civil, tz::TimeZone};
 use uuid::Uuid;
 
 use super::{
-    super::value::{DataType, Datum},
+    super::{
+        json::RowWriter,
+        value::{DataType, Datum},
+    },
     EvalError, number,
 };
 
@@ -30,6 +33,8 @@ pub enum Parameter {
     Number,
     /// Text that must be written as a constant.
     ConstantText,
+    /// A value of any type.
+    Any,
 }
 
 impl fmt::Display for Parameter {
@@ -38,6 +43,7 @@ impl fmt::Display for Parameter {
             Parameter::Is(data_type) => write!(f, "{data_type}"),
             Parameter::Number => f.write_str("number"),
             Parameter::ConstantText => f.write_str("'text'"),
+            Parameter::Any => f.write_str("any"),
         }
     }
 }
@@ -60,6 +66,10 @@ pub struct Signature {
     pub result: ResultType,
     /// Whether the result may be NULL though no argument is.
     pub may_be_null: bool,
+    /// Whether the parameters may be given several times over.
+    pub repeats: bool,
+    /// Whether a NULL argument makes the result NULL; else the body sees it.
+    pub strict: bool,
     /// Makes the body.
     pub bind: Bind,
 }
@@ -153,7 +163,14 @@ const JSON: Parameter = Parameter::Is(DataType::Json);
 const UUID: Parameter = Parameter::Is(DataType::Uuid);
 
 const fn plain(parameters: &'static [Parameter], result: DataType, bind: Bind) -> Signature {
-    Signature { parameters, result: ResultType::Is(result), may_be_null: false, bind }
+    Signature {
+        parameters,
+        result: ResultType::Is(result),
+        may_be_null: false,
+        repeats: false,
+        strict: true,
+        bind,
+    }
 }
 
 /// All scalar functions, in the order of the reference.
@@ -165,6 +182,8 @@ pub const FUNCTIONS: &[Function] = &[
             parameters: &[Parameter::Number],
             result: ResultType::OfFirst,
             may_be_null: false,
+            repeats: false,
+            strict: true,
             bind: |_| {
                 Ok(Box::new(|args| match &args[0] {
                     Datum::Int(value) => {
@@ -232,7 +251,7 @@ pub const FUNCTIONS: &[Function] = &[
         ],
         doc: "Part of a text from a position, 1 the first character, negative counted from the end; a negative length takes what stands \
               before the position.",
-        example: ("substr('coupon', 2, 3)", "'oup'"),
+        example: ("substr('record', 2, 3)", "'eco'"),
     },
     Function {
         name: "trim",
@@ -277,7 +296,7 @@ pub const FUNCTIONS: &[Function] = &[
             }))
         })],
         doc: "The position of the second text in the first, 1 the first character; 0 when it is not in it.",
-        example: ("instr('coupon', 'p')", "4"),
+        example: ("instr('record', 'o')", "4"),
     },
     Function {
         name: "date_trunc",
@@ -357,6 +376,37 @@ pub const FUNCTIONS: &[Function] = &[
         ),
     },
     Function {
+        name: "json_object",
+        aliases: &[],
+        signatures: &[Signature {
+            parameters: &[Parameter::ConstantText, Parameter::Any],
+            result: ResultType::Is(DataType::Json),
+            may_be_null: false,
+            repeats: true,
+            strict: false,
+            bind: |constants| {
+                let names: Vec<&str> = constants
+                    .iter()
+                    .step_by(2)
+                    .map(|name| if let Some(Datum::Text(name)) = name { name.as_ref() } else { "" })
+                    .collect();
+                let writer = RowWriter::new(names);
+                Ok(Box::new(move |args| {
+                    let values: Vec<Datum> = args.iter().skip(1).step_by(2).cloned().collect();
+                    let mut out = Vec::new();
+                    writer.write(&values, &mut out);
+                    // Only UTF-8 is written.
+                    Ok(Datum::Json(String::from_utf8(out).unwrap_or_default().into()))
+                }))
+            },
+        }],
+        doc: "A JSON object of names and values; NULL becomes JSON's null.",
+        example: (
+            "json_object('seat', 7, 'name', 'A \"1\"')",
+            "cast('{\"seat\":7,\"name\":\"A \\\"1\\\"\"}' as json)",
+        ),
+    },
+    Function {
         name: "json_get",
         aliases: &["json_extract"],
         signatures: &[
@@ -364,6 +414,8 @@ pub const FUNCTIONS: &[Function] = &[
                 parameters: &[JSON, TEXT],
                 result: ResultType::Is(DataType::Json),
                 may_be_null: true,
+                repeats: false,
+                strict: true,
                 bind: |_| {
                     Ok(Box::new(|args| Ok(json_part(args).map_or(Datum::Null, |part| json_datum(&part)))))
                 },
@@ -372,6 +424,8 @@ pub const FUNCTIONS: &[Function] = &[
                 parameters: &[JSON, INT],
                 result: ResultType::Is(DataType::Json),
                 may_be_null: true,
+                repeats: false,
+                strict: true,
                 bind: |_| {
                     Ok(Box::new(|args| Ok(json_part(args).map_or(Datum::Null, |part| json_datum(&part)))))
                 },
@@ -389,12 +443,16 @@ pub const FUNCTIONS: &[Function] = &[
                 parameters: &[JSON, TEXT],
                 result: ResultType::Is(DataType::Text),
                 may_be_null: true,
+                repeats: false,
+                strict: true,
                 bind: |_| Ok(Box::new(|args| Ok(json_part(args).map_or(Datum::Null, json_text)))),
             },
             Signature {
                 parameters: &[JSON, INT],
                 result: ResultType::Is(DataType::Text),
                 may_be_null: true,
+                repeats: false,
+                strict: true,
                 bind: |_| Ok(Box::new(|args| Ok(json_part(args).map_or(Datum::Null, json_text)))),
             },
         ],

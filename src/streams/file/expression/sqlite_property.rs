@@ -348,9 +348,10 @@ fn environment(name: &str, default: u64) -> u64 {
 }
 
 fn seed() -> u64 {
-    let clock =
-        || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    std::env::var("SLUICE_SEED").ok().and_then(|value| value.parse().ok()).unwrap_or_else(clock)
+    use std::hash::{BuildHasher, Hasher};
+    // The standard library's hasher is seeded by the operating system.
+    let random = || std::collections::hash_map::RandomState::new().build_hasher().finish();
+    std::env::var("SLUICE_SEED").ok().and_then(|value| value.parse().ok()).unwrap_or_else(random)
 }
 
 #[test]
