@@ -2,6 +2,7 @@
 //! linking is the slow part. One module a subject; add a `mod` line.
 
 mod gate;
+mod http;
 mod streams_runtime;
 
 #[path = "../contract/mod.rs"]
