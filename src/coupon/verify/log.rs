@@ -1,0 +1,200 @@
+//! Reads the topics of the service from the first record to the last stable one, as any third party could.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::streams::{
+    client::{ClientSupplier, ConsumerConfig},
+    error::{Result, StreamsError},
+    record::{ConsumerRecord, TopicPartition},
+};
+
+pub(super) const TOPIC_ISSUED: &str = "coupon-issued";
+pub(super) const TOPIC_USED: &str = "coupon-used";
+pub(super) const TOPIC_USE_CANCELLED: &str = "coupon-use-cancelled";
+pub(super) const TOPIC_REVOKED: &str = "coupon-revoked";
+const TOPICS_OF_EVENTS: [&str; 4] = [TOPIC_ISSUED, TOPIC_USED, TOPIC_USE_CANCELLED, TOPIC_REVOKED];
+const TOPICS_OF_WINDOWS: [&str; 2] = ["coupon-stats-minute", "coupon-stats-day"];
+const TOPIC_TOTALS: &str = "coupon-totals";
+const TOPIC_COMMANDS: &str = "coupon-notification-commands";
+const TOPICS_OF_DEAD_LETTERS: [&str; 2] = ["coupon-issued-dlq", "coupon-used-dlq"];
+
+/// How long the log may be silent before its end is reached.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// An event as the log has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs, reason = "the members of the events")]
+pub struct LogEvent {
+    pub event_id: String,
+    pub user_coupon_id: i64,
+    pub user_id: i64,
+    pub coupon_id: i64,
+    pub slot_no: Option<i64>,
+    pub order_id: Option<String>,
+    pub order_amount: Option<i64>,
+    pub discount_amount: Option<i64>,
+    /// The record's key, for comparison with the user.
+    #[serde(skip)]
+    pub key: String,
+}
+
+/// One window of statistics.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the members of the record")]
+pub struct WindowRecord {
+    pub coupon_id: i64,
+    pub window_start: serde_json::Value,
+    pub issued: i64,
+    pub used: i64,
+    #[serde(default)]
+    pub cancelled: i64,
+    pub discount_amount_sum: i64,
+    #[serde(rename = "final")]
+    pub is_final: bool,
+}
+
+/// Totals of a campaign.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the members of the record")]
+pub struct TotalsRecord {
+    pub coupon_id: i64,
+    pub issued_total: i64,
+    pub used_total: i64,
+    #[serde(default)]
+    pub cancelled_total: i64,
+    pub discount_amount_sum: i64,
+}
+
+/// One notification command.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "the members of the record")]
+pub struct CommandRecord {
+    pub command_id: String,
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub user_id: Option<i64>,
+    pub causation_id: String,
+}
+
+/// What the log holds.
+#[derive(Clone, Debug, Default)]
+pub struct LogFacts {
+    /// Event topics, each record, repeats included.
+    pub events: BTreeMap<String, Vec<LogEvent>>,
+    /// Final windows by topic and key, each record.
+    pub finals: BTreeMap<String, HashMap<String, Vec<WindowRecord>>>,
+    /// The latest totals of each campaign.
+    pub totals: BTreeMap<i64, TotalsRecord>,
+    /// Notification commands, each record.
+    pub commands: Vec<CommandRecord>,
+    /// Dead letters by topic.
+    pub dead_letters: BTreeMap<String, usize>,
+    /// Records that are not what their topic promises.
+    pub unreadable: Vec<String>,
+}
+
+/// Reads all topics of the service that exist.
+pub fn read(supplier: &dyn ClientSupplier) -> Result<LogFacts> {
+    let mut facts = LogFacts::default();
+    for topic in TOPICS_OF_EVENTS {
+        for record in read_topic(supplier, topic)? {
+            let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).into_owned();
+            if let Some(event) = parse::<LogEvent>(&record, &mut facts.unreadable) {
+                facts.events.entry(topic.into()).or_default().push(LogEvent { key, ..event });
+            }
+        }
+    }
+    for topic in TOPICS_OF_WINDOWS {
+        for record in read_topic(supplier, topic)? {
+            let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).into_owned();
+            match parse::<WindowRecord>(&record, &mut facts.unreadable) {
+                Some(window) if window.is_final => {
+                    let windows = facts.finals.entry(topic.into()).or_default();
+                    windows.entry(key).or_default().push(window);
+                }
+                _ => {}
+            }
+        }
+    }
+    for record in read_topic(supplier, TOPIC_TOTALS)? {
+        if let Some(totals) = parse::<TotalsRecord>(&record, &mut facts.unreadable) {
+            facts.totals.insert(totals.coupon_id, totals);
+        }
+    }
+    for record in read_topic(supplier, TOPIC_COMMANDS)? {
+        facts.commands.extend(parse::<CommandRecord>(&record, &mut facts.unreadable));
+    }
+    for topic in TOPICS_OF_DEAD_LETTERS {
+        facts.dead_letters.insert(topic.into(), read_topic(supplier, topic)?.len());
+    }
+    Ok(facts)
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(record: &ConsumerRecord, unreadable: &mut Vec<String>) -> Option<T> {
+    let value = record.value.as_deref()?;
+    serde_json::from_slice(value)
+        .map_err(|error| {
+            unreadable.push(format!("{}-{}@{}: {error}", record.topic, record.partition, record.offset));
+        })
+        .ok()
+}
+
+/// Every committed record of a topic, in order within each partition; none when there is no such topic.
+pub fn read_topic(supplier: &dyn ClientSupplier, topic: &str) -> Result<Vec<ConsumerRecord>> {
+    let admin = supplier.admin()?;
+    let described = admin.describe(&[topic.to_owned()])?;
+    let Some(description) = described.get(topic) else { return Ok(Vec::new()) };
+    let config = ConsumerConfig { read_committed: true, ..ConsumerConfig::default() };
+    let mut consumer = supplier.consumer(&config)?;
+    let mut ends = HashMap::new();
+    let mut assignment = Vec::new();
+    for partition in 0..description.partitions {
+        let partition = TopicPartition::new(topic, partition);
+        let (first, end) = consumer.watermarks(&partition)?;
+        if first < end {
+            ends.insert(partition.clone(), end);
+            assignment.push((partition, Some(first)));
+        }
+    }
+    consumer.assign(&assignment)?;
+    let mut records = Vec::new();
+    let mut silent_since = std::time::Instant::now();
+    while !ends.is_empty() {
+        let polled = consumer.poll(Duration::from_millis(100))?;
+        if !polled.records.is_empty() {
+            silent_since = std::time::Instant::now();
+        }
+        for record in polled.records {
+            // A partition that was read to its end as it was at the beginning is done; what came since is newer.
+            let partition = TopicPartition::new(record.topic.clone(), record.partition);
+            if ends.get(&partition).is_some_and(|end| record.offset < *end) {
+                records.push(record);
+            }
+        }
+        // The position steps over markers of transactions, which never arrive as records.
+        let reached: Vec<TopicPartition> = ends
+            .iter()
+            .filter_map(|(partition, end)| match consumer.position(partition) {
+                Ok(Some(position)) if position >= *end => Some(partition.clone()),
+                _ => None,
+            })
+            .collect();
+        for partition in reached {
+            ends.remove(&partition);
+        }
+        if silent_since.elapsed() > SILENCE_MAX {
+            return Err(StreamsError::Retriable(format!("{topic}: no records for {} s", SILENCE_MAX.as_secs())));
+        }
+    }
+    consumer.close();
+    Ok(records)
+}
