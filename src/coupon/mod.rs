@@ -24,3 +24,4 @@ pub mod redeem;
 pub mod relay;
 pub mod service;
 mod snapshot;
+pub mod verify;

@@ -137,16 +137,17 @@ pub async fn gather(
     answers: Option<Answers>,
 ) -> Result<Facts, GatherError> {
     let mut facts = Facts { answers, ..Facts::default() };
-    for row in db.read("select coupon_id, max_issue_count, status from coupons order by coupon_id", &[]).await? {
+    for row in
+        db.read("select coupon_id, max_issue_count, status from coupons order by coupon_id", &[]).await?
+    {
         let coupon = CouponRow { max_issue_count: row.int("max_issue_count")?, status: row.text("status")? };
         facts.coupons.insert(row.int("coupon_id")?, coupon);
     }
     facts.user_coupons = read_user_coupons(db).await?;
     facts.history = read_history(db).await?;
-    let waiting = "select event_id, case when parked_at is null then 0 else 1 end as parked \
-                   from outbox where sent_at is null";
+    let waiting = "select event_id, (parked_at is not null) as parked from outbox where sent_at is null";
     for row in db.read(waiting, &[]).await? {
-        facts.outbox_waiting.insert(row.text("event_id")?, row.int_of_any_width("parked")? != 0);
+        facts.outbox_waiting.insert(row.text("event_id")?, row.bool("parked")?);
     }
     if let Some(gate) = gate {
         facts.gate = Some(read_gate(gate, &facts.coupons).await?);

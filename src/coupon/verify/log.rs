@@ -18,7 +18,9 @@ pub(super) const TOPIC_USED: &str = "coupon-used";
 pub(super) const TOPIC_USE_CANCELLED: &str = "coupon-use-cancelled";
 pub(super) const TOPIC_REVOKED: &str = "coupon-revoked";
 const TOPICS_OF_EVENTS: [&str; 4] = [TOPIC_ISSUED, TOPIC_USED, TOPIC_USE_CANCELLED, TOPIC_REVOKED];
-const TOPICS_OF_WINDOWS: [&str; 2] = ["coupon-stats-minute", "coupon-stats-day"];
+pub(super) const TOPIC_MINUTE: &str = "coupon-stats-minute";
+pub(super) const TOPIC_DAY: &str = "coupon-stats-day";
+const TOPICS_OF_WINDOWS: [&str; 2] = [TOPIC_MINUTE, TOPIC_DAY];
 const TOPIC_TOTALS: &str = "coupon-totals";
 const TOPIC_COMMANDS: &str = "coupon-notification-commands";
 const TOPICS_OF_DEAD_LETTERS: [&str; 2] = ["coupon-issued-dlq", "coupon-used-dlq"];
@@ -60,6 +62,15 @@ pub struct WindowRecord {
     pub is_final: bool,
 }
 
+/// What the log says of one window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The last record.
+    pub latest: WindowRecord,
+    /// How many records said `final`.
+    pub finals: usize,
+}
+
 /// Totals of a campaign.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -90,8 +101,8 @@ pub struct CommandRecord {
 pub struct LogFacts {
     /// Event topics, each record, repeats included.
     pub events: BTreeMap<String, Vec<LogEvent>>,
-    /// Final windows by topic and key, each record.
-    pub finals: BTreeMap<String, HashMap<String, Vec<WindowRecord>>>,
+    /// Windows by topic and key.
+    pub windows: BTreeMap<String, BTreeMap<String, Window>>,
     /// The latest totals of each campaign.
     pub totals: BTreeMap<i64, TotalsRecord>,
     /// Notification commands, each record.
@@ -116,12 +127,16 @@ pub fn read(supplier: &dyn ClientSupplier) -> Result<LogFacts> {
     for topic in TOPICS_OF_WINDOWS {
         for record in read_topic(supplier, topic)? {
             let key = String::from_utf8_lossy(record.key.as_deref().unwrap_or_default()).into_owned();
-            match parse::<WindowRecord>(&record, &mut facts.unreadable) {
-                Some(window) if window.is_final => {
-                    let windows = facts.finals.entry(topic.into()).or_default();
-                    windows.entry(key).or_default().push(window);
-                }
-                _ => {}
+            if let Some(record) = parse::<WindowRecord>(&record, &mut facts.unreadable) {
+                let finals = usize::from(record.is_final);
+                let windows = facts.windows.entry(topic.into()).or_default();
+                windows
+                    .entry(key)
+                    .and_modify(|window| {
+                        window.finals += finals;
+                        window.latest = record.clone();
+                    })
+                    .or_insert(Window { latest: record, finals });
             }
         }
     }
@@ -192,7 +207,10 @@ pub fn read_topic(supplier: &dyn ClientSupplier, topic: &str) -> Result<Vec<Cons
             ends.remove(&partition);
         }
         if silent_since.elapsed() > SILENCE_MAX {
-            return Err(StreamsError::Retriable(format!("{topic}: no records for {} s", SILENCE_MAX.as_secs())));
+            return Err(StreamsError::Retriable(format!(
+                "{topic}: no records for {} s",
+                SILENCE_MAX.as_secs()
+            )));
         }
     }
     consumer.close();

@@ -136,10 +136,8 @@ pub fn judge(facts: &Facts) -> Report {
             Invariant::I8 => statistics::equal_sql(facts),
             Invariant::I9 => rules::told_is_true(facts),
         };
-        let findings = findings
-            .into_iter()
-            .map(|(subject, detail)| Finding { invariant, subject, detail })
-            .collect();
+        let findings =
+            findings.into_iter().map(|(subject, detail)| Finding { invariant, subject, detail }).collect();
         Check { invariant, promise: invariant.promise(), compared, findings }
     });
     Report { checks: checks.collect() }

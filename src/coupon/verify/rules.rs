@@ -15,7 +15,10 @@ pub(super) fn within_the_limit(facts: &Facts) -> Verdict {
     let mut slots: BTreeMap<i64, HashMap<i64, i64>> = BTreeMap::new();
     for row in &facts.user_coupons {
         let Some(coupon) = facts.coupons.get(&row.coupon_id) else {
-            findings.push((format!("user coupon {}", row.user_coupon_id), format!("its coupon {} does not exist", row.coupon_id)));
+            findings.push((
+                format!("user coupon {}", row.user_coupon_id),
+                format!("its coupon {} does not exist", row.coupon_id),
+            ));
             continue;
         };
         if !(1..=coupon.max_issue_count).contains(&row.slot_no) {
@@ -23,7 +26,8 @@ pub(super) fn within_the_limit(facts: &Facts) -> Verdict {
             findings.push((format!("user coupon {}", row.user_coupon_id), detail));
         }
         if let Some(other) = slots.entry(row.coupon_id).or_default().insert(row.slot_no, row.user_coupon_id) {
-            let detail = format!("slot {} is held by user coupons {other} and {}", row.slot_no, row.user_coupon_id);
+            let detail =
+                format!("slot {} is held by user coupons {other} and {}", row.slot_no, row.user_coupon_id);
             findings.push((format!("coupon {}", row.coupon_id), detail));
         }
     }
@@ -106,7 +110,9 @@ pub(super) fn events_are_in_the_log(facts: &Facts) -> Verdict {
             let is_same = line.topic() == topic
                 && (line.user_coupon_id, line.user_id, line.coupon_id)
                     == (event.user_coupon_id, event.user_id, event.coupon_id)
-                && event.discount_amount.is_none_or(|amount| line.discount_amount.is_none_or(|own| own == amount));
+                && event
+                    .discount_amount
+                    .is_none_or(|amount| line.discount_amount.is_none_or(|own| own == amount));
             if !is_same && is_first {
                 findings.push((subject(), "says something else than its history line".into()));
             }
@@ -122,7 +128,10 @@ pub(super) fn events_are_in_the_log(facts: &Facts) -> Verdict {
             Some(false) => "it still waits in the outbox",
             None => "and the outbox does not hold it either",
         };
-        findings.push((format!("user coupon {}", line.user_coupon_id), format!("its event {} is not in {topic}: {why}", line.event_id)));
+        findings.push((
+            format!("user coupon {}", line.user_coupon_id),
+            format!("its event {} is not in {topic}: {why}", line.event_id),
+        ));
     }
     (Some(facts.history.len()), findings)
 }
@@ -141,9 +150,12 @@ pub(super) fn gate_members_are_rows(facts: &Facts) -> Verdict {
             compared += 1;
             let subject = format!("coupon {coupon} user {user}");
             match rows.get(&(*coupon, *user)) {
-                None => findings.push((subject, format!("holds slot {} at the gate, and has no row", seat.slot))),
+                None => {
+                    findings.push((subject, format!("holds slot {} at the gate, and has no row", seat.slot)))
+                }
                 Some(row) if row.slot_no != seat.slot => {
-                    let detail = format!("holds slot {} at the gate, {} in the ledger", seat.slot, row.slot_no);
+                    let detail =
+                        format!("holds slot {} at the gate, {} in the ledger", seat.slot, row.slot_no);
                     findings.push((subject, detail));
                 }
                 Some(_) if seat.pending => findings.push((subject, "is still pending at the gate".into())),
@@ -183,9 +195,11 @@ pub(super) fn used_events_are_uses(facts: &Facts) -> Verdict {
     if facts.log.is_some() {
         for topic in ["coupon-used", "coupon-use-cancelled"] {
             let lines = facts.history.iter().filter(|line| line.topic() == topic).count();
-            let events: HashSet<&str> = facts.events(topic).iter().map(|event| event.event_id.as_str()).collect();
+            let events: HashSet<&str> =
+                facts.events(topic).iter().map(|event| event.event_id.as_str()).collect();
             if events.len() != lines {
-                let detail = format!("{} different events in the log, {lines} lines in the history", events.len());
+                let detail =
+                    format!("{} different events in the log, {lines} lines in the history", events.len());
                 findings.push((topic.to_owned(), detail));
             }
         }
@@ -201,7 +215,9 @@ pub(super) fn history_gives_tables(facts: &Facts) -> Verdict {
         let subject = format!("user coupon {}", line.user_coupon_id);
         match (replayed.get_mut(&line.user_coupon_id), &line.from_status) {
             (None, None) if line.seq == 1 => drop(replayed.insert(line.user_coupon_id, first(line))),
-            (Some(row), Some(from)) if row.last_seq + 1 == line.seq && row.status == *from => apply(row, line),
+            (Some(row), Some(from)) if row.last_seq + 1 == line.seq && row.status == *from => {
+                apply(row, line)
+            }
             (Some(row), _) => {
                 let detail = format!(
                     "line {} ({} to {}) does not follow line {} ({})",
@@ -226,7 +242,9 @@ pub(super) fn history_gives_tables(facts: &Facts) -> Verdict {
     }
     let mut orphans: Vec<i64> = replayed.into_keys().collect();
     orphans.sort_unstable();
-    findings.extend(orphans.into_iter().map(|id| (format!("user coupon {id}"), "has a history, and no row".into())));
+    findings.extend(
+        orphans.into_iter().map(|id| (format!("user coupon {id}"), "has a history, and no row".into())),
+    );
     (Some(facts.history.len()), findings)
 }
 
@@ -270,7 +288,11 @@ fn difference(row: &UserCouponRow, replay: &UserCouponRow) -> String {
         compare("issued_at", row.issued_at.to_string(), replay.issued_at.to_string()),
         compare("order_id", format!("{:?}", row.order_id), format!("{:?}", replay.order_id)),
         compare("order_amount", format!("{:?}", row.order_amount), format!("{:?}", replay.order_amount)),
-        compare("discount_amount", format!("{:?}", row.discount_amount), format!("{:?}", replay.discount_amount)),
+        compare(
+            "discount_amount",
+            format!("{:?}", row.discount_amount),
+            format!("{:?}", replay.discount_amount),
+        ),
         compare("used_at", format!("{:?}", row.used_at), format!("{:?}", replay.used_at)),
         compare("last_seq", row.last_seq.to_string(), replay.last_seq.to_string()),
         compare("changed_at", row.changed_at.to_string(), replay.changed_at.to_string()),
