@@ -126,8 +126,8 @@ pub fn what_a_predecessor_left_open_is_aborted(log: &dyn ClientSupplier) {
     old.begin_transaction().unwrap();
     old.send(record(&topic, 0, "left open")).unwrap();
     old.flush().unwrap();
-    // As a crash: no abort is sent.
-    std::mem::forget(old);
+    // As in a crash: no abort is sent.
+    drop(old);
     write(log, &topic, &["after"]);
     let mut clean = reader(log, &topic, 1, true);
     assert_eq!(values(&read_to_end(&mut *clean, &topic)), [""; 0]);

@@ -17,4 +17,7 @@ pub fn service(name: &str) -> Option<String> {
     }
 }
 
+#[path = "../contract/mod.rs"]
+mod contract;
 mod gate;
+mod kafka_contract;

@@ -12,8 +12,11 @@
 //!   the tasks and rejoin (from a producer: abort; if that fails too, it is the producer that is fenced: drop it, make a
 //!   new one and `init_transactions`); `OffsetOutOfRange` the position is not in the log and the reset policy is `None`;
 //!   `Fatal` give up.
-//! * Dropping a client without `close`/`abort` is what a crash is: an open transaction stays open until its timeout or the
-//!   next `init_transactions` of its id.
+//! * Dropping a producer aborts nothing, as in a crash: an open transaction stays open until its timeout or the next
+//!   `init_transactions` of its id. Dropping a consumer closes it.
+//! * A plain (not transactional) producer keeps what it was given, in order: `flush` answers `Retriable` while the log
+//!   cannot be reached, and flushing again goes on. After any other error the producer is of no further use: make a new
+//!   one and send what was not flushed again.
 
 pub mod embedded;
 pub mod kafka;
@@ -167,7 +170,8 @@ pub trait Producer: Send {
     /// Hands a record over. Returns before it is durable; a failure surfaces here, in `flush` or in `commit_transaction`.
     fn send(&mut self, record: ProducerRecord) -> Result<()>;
 
-    /// Waits until everything sent is acknowledged; returns the first failure since the last flush.
+    /// Waits until everything sent is acknowledged; returns the first failure since the last flush. `Retriable`: some of
+    /// it is not acknowledged yet, flush again and do not send it again.
     fn flush(&mut self) -> Result<()>;
 
     /// Puts consumed offsets into the open transaction.
