@@ -96,7 +96,12 @@ impl KafkaAdmin {
             let options = rd::rd_kafka_AdminOptions_new(client, op);
             let mut reason: [c_char; 256] = [0; 256];
             let timeout = millis(REQUEST_TIMEOUT * 2);
-            rd::rd_kafka_AdminOptions_set_request_timeout(options, timeout, reason.as_mut_ptr(), reason.len());
+            rd::rd_kafka_AdminOptions_set_request_timeout(
+                options,
+                timeout,
+                reason.as_mut_ptr(),
+                reason.len(),
+            );
             send(client, options, queue.as_ptr());
             rd::rd_kafka_AdminOptions_destroy(options);
             rd::rd_kafka_queue_poll(queue.as_ptr(), millis(REQUEST_TIMEOUT * 3))
@@ -216,7 +221,10 @@ impl Admin for KafkaAdmin {
                 (new, text(reason.as_ptr()))
             };
             if new.is_null() {
-                return Err(StreamsError::Fatal(format!("kafka: cannot create topic {:?}: {reason}", topic.name)));
+                return Err(StreamsError::Fatal(format!(
+                    "kafka: cannot create topic {:?}: {reason}",
+                    topic.name
+                )));
             }
             made.items.push(new);
             for (key, value) in &topic.config {
@@ -226,13 +234,14 @@ impl Admin for KafkaAdmin {
                 refuse(&format!("setting {key:?} of topic {:?}", topic.name), code)?;
             }
         }
-        let answer = self.request("creating topics", Op::RD_KAFKA_ADMIN_OP_CREATETOPICS, |client, options, queue| {
-            // SAFETY: the list is valid during the call, which copies it.
-            unsafe {
-                let items = made.items.as_mut_ptr();
-                rd::rd_kafka_CreateTopics(client, items, made.items.len(), options, queue)
-            };
-        })?;
+        let answer =
+            self.request("creating topics", Op::RD_KAFKA_ADMIN_OP_CREATETOPICS, |client, options, queue| {
+                // SAFETY: the list is valid during the call, which copies it.
+                unsafe {
+                    let items = made.items.as_mut_ptr();
+                    rd::rd_kafka_CreateTopics(client, items, made.items.len(), options, queue)
+                };
+            })?;
         // SAFETY: the answer is one to this request and lives to the end of the block.
         unsafe {
             let mut count = 0;
@@ -286,13 +295,14 @@ impl Admin for KafkaAdmin {
             // SAFETY: a valid string.
             made.items.push(unsafe { rd::rd_kafka_DeleteTopic_new(name.as_ptr()) });
         }
-        let answer = self.request("deleting topics", Op::RD_KAFKA_ADMIN_OP_DELETETOPICS, |client, options, queue| {
-            // SAFETY: the list is valid during the call.
-            unsafe {
-                let items = made.items.as_mut_ptr();
-                rd::rd_kafka_DeleteTopics(client, items, made.items.len(), options, queue)
-            };
-        })?;
+        let answer =
+            self.request("deleting topics", Op::RD_KAFKA_ADMIN_OP_DELETETOPICS, |client, options, queue| {
+                // SAFETY: the list is valid during the call.
+                unsafe {
+                    let items = made.items.as_mut_ptr();
+                    rd::rd_kafka_DeleteTopics(client, items, made.items.len(), options, queue)
+                };
+            })?;
         // SAFETY: the answer is one to this request.
         unsafe {
             let mut count = 0;
@@ -340,10 +350,11 @@ impl Admin for KafkaAdmin {
         // SAFETY: a valid string.
         made.items.push(unsafe { rd::rd_kafka_ConfigResource_new(kind, name.as_ptr()) });
         let what = format!("configuration of topic {topic:?}");
-        let answer = self.request(&what, Op::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, |client, options, queue| {
-            // SAFETY: the list is valid during the call.
-            unsafe { rd::rd_kafka_DescribeConfigs(client, made.items.as_mut_ptr(), 1, options, queue) };
-        })?;
+        let answer =
+            self.request(&what, Op::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, |client, options, queue| {
+                // SAFETY: the list is valid during the call.
+                unsafe { rd::rd_kafka_DescribeConfigs(client, made.items.as_mut_ptr(), 1, options, queue) };
+            })?;
         let mut config = BTreeMap::new();
         // SAFETY: the answer is one to this request; entries live as long as it.
         unsafe {
@@ -372,7 +383,9 @@ impl Admin for KafkaAdmin {
         let op = Op::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
         let answer = self.request(&what, op, |client, options, queue| {
             // SAFETY: the list is valid during the call.
-            unsafe { rd::rd_kafka_ListConsumerGroupOffsets(client, made.items.as_mut_ptr(), 1, options, queue) };
+            unsafe {
+                rd::rd_kafka_ListConsumerGroupOffsets(client, made.items.as_mut_ptr(), 1, options, queue)
+            };
         })?;
         // SAFETY: the answer is one to this request.
         unsafe {
@@ -399,7 +412,9 @@ impl Admin for KafkaAdmin {
         let op = Op::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS;
         let answer = self.request(&what, op, |client, options, queue| {
             // SAFETY: the list is valid during the call.
-            unsafe { rd::rd_kafka_AlterConsumerGroupOffsets(client, made.items.as_mut_ptr(), 1, options, queue) };
+            unsafe {
+                rd::rd_kafka_AlterConsumerGroupOffsets(client, made.items.as_mut_ptr(), 1, options, queue)
+            };
         })?;
         // SAFETY: the answer is one to this request.
         unsafe {

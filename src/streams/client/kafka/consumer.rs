@@ -31,9 +31,7 @@ use super::{
     },
 };
 use crate::streams::{
-    client::{
-        Consumer, ConsumerConfig, GroupMetadata, OffsetAndMetadata, OffsetReset, Polled, Rebalance,
-    },
+    client::{Consumer, ConsumerConfig, GroupMetadata, OffsetAndMetadata, OffsetReset, Polled, Rebalance},
     error::{Result, StreamsError},
     record::{ConsumerRecord, Header, Headers, TopicPartition},
 };
@@ -146,10 +144,9 @@ impl KafkaConsumer {
     }
 
     fn group_id(&self) -> Result<&str> {
-        self.config
-            .group_id
-            .as_deref()
-            .ok_or_else(|| StreamsError::fatal("this consumer has no group_id: it can assign, not subscribe or commit"))
+        self.config.group_id.as_deref().ok_or_else(|| {
+            StreamsError::fatal("this consumer has no group_id: it can assign, not subscribe or commit")
+        })
     }
 
     fn find(&self, tp: &TopicPartition) -> Result<usize> {
@@ -174,8 +171,9 @@ impl KafkaConsumer {
     fn take_queued(&mut self, from: usize) -> usize {
         let rest = &mut self.batch[from..];
         // SAFETY: the pointer and length describe `rest`.
-        let taken =
-            unsafe { rd::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, rest.as_mut_ptr(), rest.len()) };
+        let taken = unsafe {
+            rd::rd_kafka_consume_batch_queue(self.queue.as_ptr(), 0, rest.as_mut_ptr(), rest.len())
+        };
         from + usize::try_from(taken).unwrap_or(0)
     }
 
@@ -444,9 +442,8 @@ impl Consumer for KafkaConsumer {
         }
         let list = PartitionList::of(partitions, i64::from(rd::RD_KAFKA_OFFSET_INVALID))?;
         // SAFETY: valid client and list.
-        let code = unsafe {
-            rd::rd_kafka_committed(self.client.as_ptr(), list.as_ptr(), millis(REQUEST_TIMEOUT))
-        };
+        let code =
+            unsafe { rd::rd_kafka_committed(self.client.as_ptr(), list.as_ptr(), millis(REQUEST_TIMEOUT)) };
         self.check(&format!("committed offsets of group {group_id:?}"), code)?;
         self.check_list("committed offset of", &list)?;
         let known = list.elements().into_iter().filter(|e| e.offset >= 0);

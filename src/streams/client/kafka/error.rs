@@ -135,6 +135,10 @@ mod tests {
         assert_eq!(kind(Code::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION), "migrated");
         assert_eq!(kind(Code::RD_KAFKA_RESP_ERR__TRANSPORT), "retry");
         assert_eq!(kind(Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED), "fatal");
-        assert!(of_code("commit of t-0", Code::RD_KAFKA_RESP_ERR__TRANSPORT).to_string().contains("commit of t-0"));
+        assert!(
+            of_code("commit of t-0", Code::RD_KAFKA_RESP_ERR__TRANSPORT)
+                .to_string()
+                .contains("commit of t-0")
+        );
     }
 }

@@ -70,12 +70,16 @@ impl KafkaConfig {
 
     fn validate(&self) -> Result<()> {
         if self.bootstrap_servers.trim().is_empty() {
-            return Err(StreamsError::fatal("kafka: bootstrap_servers is empty: give host:port of at least one broker"));
+            return Err(StreamsError::fatal(
+                "kafka: bootstrap_servers is empty: give host:port of at least one broker",
+            ));
         }
         for name in self.properties.keys() {
             let (_, bare) = scope(name);
             if let Some((_, why)) = OWN_SETTINGS.iter().find(|(own, _)| *own == bare) {
-                return Err(StreamsError::Fatal(format!("kafka: property {name:?} cannot be set: {why}; remove it")));
+                return Err(StreamsError::Fatal(format!(
+                    "kafka: property {name:?} cannot be set: {why}; remove it"
+                )));
             }
         }
         Ok(())
@@ -162,7 +166,10 @@ mod tests {
     fn a_prefixed_property_reaches_its_kind_only_and_wins() {
         let mut config = with("linger.ms", "1");
         config.properties.insert("producer.linger.ms".into(), "2".into());
-        assert_eq!(config.properties_for("producer").collect::<Vec<_>>(), [("linger.ms", "1"), ("linger.ms", "2")]);
+        assert_eq!(
+            config.properties_for("producer").collect::<Vec<_>>(),
+            [("linger.ms", "1"), ("linger.ms", "2")]
+        );
         assert_eq!(config.properties_for("consumer").collect::<Vec<_>>(), [("linger.ms", "1")]);
     }
 

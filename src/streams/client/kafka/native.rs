@@ -25,7 +25,8 @@ pub(super) fn millis(duration: Duration) -> c_int {
 
 /// A C string; an error names what holds the zero byte.
 pub(super) fn c_string(what: &str, text: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| StreamsError::Fatal(format!("kafka: {what} {text:?} contains a zero byte")))
+    CString::new(text)
+        .map_err(|_| StreamsError::Fatal(format!("kafka: {what} {text:?} contains a zero byte")))
 }
 
 /// Reads a C string that may be null.
@@ -75,11 +76,16 @@ impl Conf {
         };
         match outcome {
             rd::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK => Ok(()),
-            _ => Err(StreamsError::Fatal(format!("kafka: property {name:?} = {value:?} is refused: {reason}"))),
+            _ => {
+                Err(StreamsError::Fatal(format!("kafka: property {name:?} = {value:?} is refused: {reason}")))
+            }
         }
     }
 
-    pub(super) fn set_all<'a>(&mut self, settings: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()> {
+    pub(super) fn set_all<'a>(
+        &mut self,
+        settings: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<()> {
         settings.into_iter().try_for_each(|(name, value)| self.set(name, value))
     }
 }
@@ -127,7 +133,8 @@ impl Handle {
         // SAFETY: valid client and buffer.
         unsafe {
             let code = rd::rd_kafka_fatal_error(self.as_ptr(), reason.as_mut_ptr(), reason.len());
-            (code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| (code, text(reason.as_ptr())))
+            (code != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR)
+                .then(|| (code, text(reason.as_ptr())))
         }
     }
 }
@@ -184,7 +191,9 @@ impl PartitionList {
     pub(super) fn add(&mut self, topic: &str, partition: i32, offset: i64) -> Result<()> {
         let topic = c_string("topic", topic)?;
         // SAFETY: the element returned lives in the list until the next change of it.
-        unsafe { (*rd::rd_kafka_topic_partition_list_add(self.as_ptr(), topic.as_ptr(), partition)).offset = offset };
+        unsafe {
+            (*rd::rd_kafka_topic_partition_list_add(self.as_ptr(), topic.as_ptr(), partition)).offset = offset
+        };
         Ok(())
     }
 

@@ -87,7 +87,9 @@ impl KafkaProducer {
         }
         conf.set_all(cluster.properties_for("producer"))?;
         // SAFETY: a valid configuration.
-        unsafe { rd::rd_kafka_conf_set_events(conf.as_ptr(), rd::RD_KAFKA_EVENT_DR | rd::RD_KAFKA_EVENT_ERROR) };
+        unsafe {
+            rd::rd_kafka_conf_set_events(conf.as_ptr(), rd::RD_KAFKA_EVENT_DR | rd::RD_KAFKA_EVENT_ERROR)
+        };
         let client = Handle::new(rd::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf)?;
         // SAFETY: a valid client.
         let events = Queue::of(unsafe { rd::rd_kafka_queue_get_main(client.as_ptr()) });
@@ -112,7 +114,10 @@ impl KafkaProducer {
                             message.err,
                             Code::RD_KAFKA_RESP_ERR__PURGE_QUEUE | Code::RD_KAFKA_RESP_ERR__PURGE_INFLIGHT
                         );
-                        if message.err != Code::RD_KAFKA_RESP_ERR_NO_ERROR && !purged && self.failure.is_none() {
+                        if message.err != Code::RD_KAFKA_RESP_ERR_NO_ERROR
+                            && !purged
+                            && self.failure.is_none()
+                        {
                             let topic = text(rd::rd_kafka_topic_name(message.rkt));
                             self.failure = Some((message.err, format!("{topic}-{}", message.partition)));
                         }
@@ -204,7 +209,8 @@ impl KafkaProducer {
                 (code, 0)
             } else {
                 let found = ((*metadata).topic_cnt > 0).then(|| &*(*metadata).topics);
-                let read = found.map_or((Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC, 0), |t| (t.err, t.partition_cnt));
+                let read =
+                    found.map_or((Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC, 0), |t| (t.err, t.partition_cnt));
                 rd::rd_kafka_metadata_destroy(metadata);
                 read
             }
@@ -214,7 +220,9 @@ impl KafkaProducer {
             Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
         );
         if unknown {
-            return Err(StreamsError::Fatal(format!("kafka: topic {name:?} does not exist: create it before use")));
+            return Err(StreamsError::Fatal(format!(
+                "kafka: topic {name:?} does not exist: create it before use"
+            )));
         }
         if code != Code::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Err(error::of_code(&format!("looking up topic {name:?}"), code));
@@ -429,7 +437,8 @@ impl Producer for KafkaProducer {
         let until = Instant::now() + REQUEST_TIMEOUT * 3;
         loop {
             // SAFETY: a valid client.
-            let error = unsafe { rd::rd_kafka_abort_transaction(self.client.as_ptr(), millis(REQUEST_TIMEOUT)) };
+            let error =
+                unsafe { rd::rd_kafka_abort_transaction(self.client.as_ptr(), millis(REQUEST_TIMEOUT)) };
             match error::of_object(&self.what("abort_transaction"), error) {
                 Err(StreamsError::Retriable(_)) if Instant::now() < until => continue,
                 result => return result,
