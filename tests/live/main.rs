@@ -21,3 +21,4 @@ pub fn service(name: &str) -> Option<String> {
 mod contract;
 mod gate;
 mod kafka_contract;
+mod ledger;

@@ -1,0 +1,27 @@
+//! The Postgres ledger under the contract of every ledger. Each case gets a database of its own.
+
+#[path = "../common/ledger_contract.rs"]
+mod ledger_contract;
+
+use ledger_contract::Fixture;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+
+use crate::service;
+
+/// A database of a test's own on the server of `SLUICE_TEST_POSTGRES`: its url.
+pub async fn own_database() -> Option<String> {
+    let url = service("SLUICE_TEST_POSTGRES")?;
+    let (server, _) =
+        url.rsplit_once('/').expect("SLUICE_TEST_POSTGRES is postgres://user@host:port/database");
+    let name = format!("sluice_test_{}", uuid::Uuid::new_v4().simple());
+    let mut admin = PgConnection::connect(&url).await.unwrap();
+    // The name is ours, letters and digits; a database name cannot be a parameter.
+    admin.execute(AssertSqlSafe(format!("create database {name}"))).await.unwrap();
+    Some(format!("{server}/{name}"))
+}
+
+async fn postgres() -> Option<Fixture> {
+    Some(Fixture::new(&own_database().await?, None).await)
+}
+
+crate::ledger_contract_tests!(postgres);
