@@ -11,6 +11,7 @@ use super::{
     lru::LruTable,
     segments::{Expiry, Listing, Segments, millis, segment_interval},
     session::SessionTable,
+    sqlite::{SqlTable, TableShape, TaskDb},
     versioned::VersionedTable,
     window::WindowTable,
 };
@@ -33,11 +34,13 @@ pub struct CacheOptions {
 pub struct StoreEnvironment {
     /// The record cache of stores that ask for one; `None` turns caching off everywhere.
     pub cache: Option<CacheOptions>,
+    /// The task's state file, for persistent stores; without one they live in memory, with the same semantics.
+    pub db: Option<TaskDb>,
 }
 
 impl Default for StoreEnvironment {
     fn default() -> Self {
-        Self { cache: Some(CacheOptions { max_bytes: 10 * 1024 * 1024, keep_clean: true }) }
+        Self { cache: Some(CacheOptions { max_bytes: 10 * 1024 * 1024, keep_clean: true }), db: None }
     }
 }
 
@@ -140,12 +143,16 @@ impl StoreBuilder {
             )));
         }
         let serde = || self.value_serde.clone();
+        let table = |shape: TableShape| match &environment.db {
+            Some(db) if !in_memory => SqlTable::open(db.shared().clone(), self, shape).map(Some),
+            _ => Ok(None),
+        };
         Ok(match &self.kind {
             StoreKind::KeyValue { timestamped } => {
                 let mut store: Box<dyn KeyValueStore> = match self.backend {
                     Backend::Lru(capacity) => Box::new(LruTable::new(&self.name, serde(), capacity)),
                     Backend::Persistent | Backend::InMemory => {
-                        Box::new(KeyValueTable::new(&self.name, serde()))
+                        Box::new(KeyValueTable::new(&self.name, serde(), table(TableShape::KeyValue)?)?)
                     }
                 };
                 if self.logging {
@@ -158,9 +165,10 @@ impl StoreBuilder {
             }
             StoreKind::Window { retention, window_size, duplicates, timestamped, time_ordered } => {
                 let listing = listing(*time_ordered);
-                let rows = Segments::new(*retention, expiry, listing);
+                let table = table(TableShape::Window { size_ms: millis(*window_size) })?;
+                let rows = Segments::new(*retention, expiry, listing, table)?;
                 let mut store: Box<dyn WindowStore> =
-                    Box::new(WindowTable::new(&self.name, serde(), *duplicates, rows));
+                    Box::new(WindowTable::new(&self.name, serde(), *duplicates, rows)?);
                 if self.logging {
                     store = Box::new(ChangeLogging::new(store, serde(), *timestamped, *duplicates));
                 }
@@ -173,7 +181,7 @@ impl StoreBuilder {
             }
             StoreKind::Session { retention, time_ordered } => {
                 let listing = listing(*time_ordered);
-                let rows = Segments::new(*retention, expiry, listing);
+                let rows = Segments::new(*retention, expiry, listing, table(TableShape::Session)?)?;
                 let mut store: Box<dyn SessionStore> = Box::new(SessionTable::new(&self.name, serde(), rows));
                 if self.logging {
                     store = Box::new(ChangeLogging::new(store, serde(), false, false));
@@ -185,8 +193,12 @@ impl StoreBuilder {
                 Store::Session(store)
             }
             StoreKind::Versioned { history } => {
-                let mut store: Box<dyn VersionedStore> =
-                    Box::new(VersionedTable::new(&self.name, serde(), *history));
+                let mut store: Box<dyn VersionedStore> = Box::new(VersionedTable::new(
+                    &self.name,
+                    serde(),
+                    *history,
+                    table(TableShape::Versioned)?,
+                )?);
                 if self.logging {
                     store = Box::new(ChangeLogging::new(store, serde(), false, false));
                 }

@@ -10,7 +10,7 @@ use super::{
     CacheFlush, ChangelogRecord, KeyValueStore, Order, SessionRow, SessionStore, StateStore,
     ValueAndTimestamp, VersionedPut, VersionedRecord, VersionedStore, WindowRow, WindowStore,
     layout::{session_key, window_key},
-    window::next_seq,
+    sqlite::{StoreSnapshot, Unsaved},
 };
 use crate::streams::{
     error::Result,
@@ -45,15 +45,14 @@ pub(super) struct ChangeLogging<S: ?Sized> {
     log: Log,
     /// Whether a value's own timestamp becomes the record's; else the context's does.
     timestamped: bool,
-    /// Window stores with duplicates number their log entries as the store numbers its rows.
+    /// Window stores with duplicates ignore null values, so they are not logged either.
     duplicates: bool,
-    seq: u32,
     inner: Box<S>,
 }
 
 impl<S: ?Sized> ChangeLogging<S> {
     pub(super) fn new(inner: Box<S>, value_serde: AnySerde, timestamped: bool, duplicates: bool) -> Self {
-        Self { log: Log { value_serde, pending: Vec::new() }, timestamped, duplicates, seq: 0, inner }
+        Self { log: Log { value_serde, pending: Vec::new() }, timestamped, duplicates, inner }
     }
 
     fn timestamp(&self, value: Option<&ValueAndTimestamp>, context: &RecordContext) -> Timestamp {
@@ -79,20 +78,11 @@ impl<S: StateStore + ?Sized> StateStore for ChangeLogging<S> {
     }
 
     fn restore(&mut self, records: &[ConsumerRecord]) -> Result<()> {
-        self.inner.restore(records)?;
-        if self.duplicates {
-            // Numbering goes on where the log stands, so that no restored row is overwritten.
-            for record in records {
-                let parsed = record.key.as_deref().and_then(super::layout::parse_window_key);
-                self.seq = self.seq.max(parsed.map_or(0, |(_, _, seq)| seq));
-            }
-        }
-        Ok(())
+        self.inner.restore(records)
     }
 
     fn discard_uncommitted(&mut self) -> Result<()> {
         self.log.pending.clear();
-        self.seq = 0;
         self.inner.discard_uncommitted()
     }
 
@@ -102,6 +92,18 @@ impl<S: StateStore + ?Sized> StateStore for ChangeLogging<S> {
 
     fn approximate_num_entries(&self) -> u64 {
         self.inner.approximate_num_entries()
+    }
+
+    fn unsaved(&self) -> Unsaved {
+        self.inner.unsaved()
+    }
+
+    fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        self.inner.snapshot()
+    }
+
+    fn mark_saved(&mut self) {
+        self.inner.mark_saved();
     }
 }
 
@@ -148,17 +150,13 @@ impl WindowStore for ChangeLogging<dyn WindowStore> {
         start: Timestamp,
         context: &RecordContext,
     ) -> Result<()> {
-        if self.duplicates {
-            if value.is_none() {
-                return Ok(());
-            }
-            self.seq = next_seq(self.seq);
+        if self.duplicates && value.is_none() {
+            return Ok(());
         }
         let bytes = self.log.serialize(value.as_ref().map(|value| &value.value))?;
         let timestamp = self.timestamp(value.as_ref(), context);
-        let logged = window_key(&key, start, self.seq);
-        self.inner.put(key, value, start, context)?;
-        self.log.append(logged, bytes, timestamp);
+        self.inner.put(key.clone(), value, start, context)?;
+        self.log.append(window_key(&key, start, self.inner.last_seq()), bytes, timestamp);
         Ok(())
     }
 
@@ -186,6 +184,10 @@ impl WindowStore for ChangeLogging<dyn WindowStore> {
 
     fn observed_stream_time(&self) -> Timestamp {
         self.inner.observed_stream_time()
+    }
+
+    fn last_seq(&self) -> u32 {
+        self.inner.last_seq()
     }
 }
 

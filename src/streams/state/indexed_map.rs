@@ -76,6 +76,21 @@ impl<K: Ord + Hash + Clone, V> IndexedMap<K, V> {
         self.rows.iter()
     }
 
+    /// Removes rows that `choose` takes, at most `excess` of them, and lowers `excess` by their number.
+    pub(super) fn evict(&mut self, excess: &mut usize, mut choose: impl FnMut(&mut V) -> bool) {
+        let index = &mut self.index;
+        self.rows.retain(|key, value| {
+            let goes = *excess > 0 && choose(value);
+            if goes {
+                *excess -= 1;
+                if let Some(index) = index {
+                    index.remove(key);
+                }
+            }
+            !goes
+        });
+    }
+
     /// Rows of a key range in ascending key order.
     pub(super) fn range(&mut self, range: impl RangeBounds<K>) -> Vec<(K, &V)> {
         if matches!((range.start_bound(), range.end_bound()), (Bound::Unbounded, Bound::Unbounded)) {

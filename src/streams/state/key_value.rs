@@ -1,13 +1,20 @@
-//! [`KeyValueTable`]: the rows of a key-value store, decoded, in memory.
+//! [`KeyValueTable`]: the rows of a key-value store, decoded, in memory, over the state file where there is one.
 //!
 //! The innermost layer: no logging, no cache. Rows are in unsigned byte order of the key when listed.
+//!
+//! With a state file the table is a write buffer over it:
+//! * a write goes to the table and is *unsaved* until a save that took it is durable; a delete stays as a row without a
+//!   value until then;
+//! * a read looks in the table, then in the file, unless the table is known to hold every row;
+//! * only saved rows may be evicted, those not used since the last round first.
 
-use std::ops::Bound;
+use std::{ops::Bound, sync::Arc};
 
 use super::{
     ChangelogRecord, KeyValueStore, Order, StateStore, ValueAndTimestamp,
     indexed_map::IndexedMap,
     layout::{restored_key, restored_value},
+    sqlite::{SqlRow, SqlTable, StoreMeta, StoreSnapshot, TableSnapshot, Unsaved},
 };
 use crate::streams::{
     error::Result,
@@ -15,23 +22,140 @@ use crate::streams::{
     serdes::AnySerde,
 };
 
+/// Estimated memory of a row: key, slot, value, table, lists.
+const ROW_BYTES: u64 = 200;
+
+struct Slot {
+    /// `None`: deleted, and the file does not know yet.
+    value: Option<ValueAndTimestamp>,
+    /// The save that takes the last change; 0 = loaded from the file.
+    save: u32,
+    /// Read or written since the last eviction round.
+    used: bool,
+}
+
+/// What a table with a state file keeps besides its rows.
+struct Durable {
+    table: Arc<SqlTable>,
+    /// Whether every row of the store is in memory, so that a miss needs no read of the file.
+    complete: bool,
+    /// Number of the next save. A row is unsaved iff its `save` is larger than `durable`.
+    next_save: u32,
+    /// The last save known to be durable.
+    durable: u32,
+    /// Keys changed since the last snapshot, each once.
+    changed: Vec<ByteKey>,
+    /// Keys of the snapshot being saved.
+    saving: Vec<ByteKey>,
+    /// Rows of the store, approximate.
+    rows: u64,
+}
+
 /// Key-value rows in memory.
 pub(super) struct KeyValueTable {
     name: String,
     value_serde: AnySerde,
-    rows: IndexedMap<ByteKey, ValueAndTimestamp>,
+    rows: IndexedMap<ByteKey, Slot>,
+    durable: Option<Durable>,
 }
 
 impl KeyValueTable {
-    pub(super) fn new(name: &str, value_serde: AnySerde) -> Self {
-        Self { name: name.to_owned(), value_serde, rows: IndexedMap::default() }
+    pub(super) fn new(name: &str, value_serde: AnySerde, table: Option<Arc<SqlTable>>) -> Result<Self> {
+        let durable = table.map(Durable::open).transpose()?;
+        Ok(Self { name: name.to_owned(), value_serde, rows: IndexedMap::default(), durable })
     }
 
     fn set(&mut self, key: ByteKey, value: Option<ValueAndTimestamp>) {
-        match value {
-            Some(value) => self.rows.insert(key, value),
-            None => self.rows.remove(key.as_slice()),
+        let Some(durable) = &mut self.durable else {
+            match value {
+                Some(value) => {
+                    self.rows.insert(key, Slot { value: Some(value), save: 0, used: true });
+                }
+                None => drop(self.rows.remove(key.as_slice())),
+            }
+            return;
         };
+        match self.rows.get_mut(key.as_slice()) {
+            Some(slot) => {
+                durable.rows += u64::from(value.is_some() && slot.value.is_none());
+                durable.rows -= u64::from(value.is_none() && slot.value.is_some()).min(durable.rows);
+                if slot.save != durable.next_save {
+                    slot.save = durable.next_save;
+                    durable.changed.push(key);
+                }
+                slot.value = value;
+                slot.used = true;
+            }
+            None => {
+                if value.is_none() && durable.complete {
+                    return;
+                }
+                durable.rows += u64::from(value.is_some());
+                durable.changed.push(key.clone());
+                self.rows.insert(key, Slot { value, save: durable.next_save, used: true });
+            }
+        }
+    }
+
+    /// Rows of a range from memory and file, ascending.
+    fn scan(&mut self, range: (Bound<ByteKey>, Bound<ByteKey>)) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
+        let file = match &self.durable {
+            Some(durable) if !durable.complete => durable.table.range(&range)?,
+            _ => Vec::new(),
+        };
+        let mut memory = self.rows.range(range).into_iter().peekable();
+        let mut found = Vec::new();
+        let mut push = |key: ByteKey, value: Option<ValueAndTimestamp>| {
+            found.extend(value.map(|value| (key, value)));
+        };
+        for row in file {
+            while let Some((key, slot)) = memory.next_if(|(key, _)| *key < row.key) {
+                push(key, slot.value.clone());
+            }
+            // What memory holds is newer than the file.
+            match memory.next_if(|(key, _)| *key == row.key) {
+                Some((key, slot)) => push(key, slot.value.clone()),
+                None => push(row.key, row.value),
+            }
+        }
+        for (key, slot) in memory {
+            push(key, slot.value.clone());
+        }
+        Ok(found)
+    }
+
+    /// Drops saved rows until three quarters of the budget are used. Two rounds: those not used since the last time, then any.
+    fn evict(&mut self) {
+        let Some(durable) = &mut self.durable else { return };
+        let budget = durable.table.shared().budget_bytes();
+        if self.rows.len() as u64 * ROW_BYTES <= budget {
+            return;
+        }
+        let mut excess = (self.rows.len() as u64 - budget / ROW_BYTES / 4 * 3) as usize;
+        let saved = durable.durable;
+        for round in 0..2 {
+            let before = self.rows.len();
+            self.rows.evict(&mut excess, |slot| {
+                let evict = slot.save <= saved && (round == 1 || !slot.used);
+                slot.used = false;
+                evict
+            });
+            durable.complete &= self.rows.len() == before;
+        }
+    }
+}
+
+impl Durable {
+    fn open(table: Arc<SqlTable>) -> Result<Self> {
+        Ok(Self {
+            complete: table.is_empty()?,
+            rows: table.meta()?.rows,
+            table,
+            next_save: 1,
+            durable: 0,
+            changed: Vec::new(),
+            saving: Vec::new(),
+        })
     }
 }
 
@@ -55,17 +179,82 @@ impl StateStore for KeyValueTable {
 
     fn discard_uncommitted(&mut self) -> Result<()> {
         self.rows.clear();
+        if let Some(durable) = &mut self.durable {
+            // A save under way holds only what was committed; it is part of what the file reflects.
+            durable.table.shared().finish_save()?;
+            *durable = Durable::open(durable.table.clone())?;
+        }
         Ok(())
     }
 
     fn approximate_num_entries(&self) -> u64 {
-        self.rows.len() as u64
+        self.durable.as_ref().map_or(self.rows.len() as u64, |durable| durable.rows)
+    }
+
+    fn unsaved(&self) -> Unsaved {
+        self.durable.as_ref().map_or_else(Unsaved::default, |durable| {
+            let changed = durable.changed.len() as u64;
+            Unsaved { changed, rows: durable.rows, bytes: changed * ROW_BYTES }
+        })
+    }
+
+    fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        let Some(durable) = &mut self.durable else { return Ok(None) };
+        durable.saving = std::mem::take(&mut durable.changed);
+        durable.next_save += 1;
+        let rows = durable.saving.iter().map(|key| SqlRow {
+            segment: 0,
+            key: key.clone(),
+            time: 0,
+            sub: 0,
+            value: self.rows.get(key.as_slice()).and_then(|slot| slot.value.clone()),
+        });
+        let snapshot = TableSnapshot {
+            rows: rows.collect(),
+            replaced: Vec::new(),
+            first_segment: None,
+            meta: StoreMeta { observed: -1, seq: 0, rows: durable.rows },
+        };
+        Ok(Some(StoreSnapshot::new(durable.table.clone(), snapshot)))
+    }
+
+    fn mark_saved(&mut self) {
+        let Some(durable) = &mut self.durable else { return };
+        durable.durable = durable.next_save - 1;
+        for key in std::mem::take(&mut durable.saving) {
+            // A delete that the file knows needs no row, unless it was written again meanwhile.
+            if self
+                .rows
+                .get(key.as_slice())
+                .is_some_and(|slot| slot.value.is_none() && slot.save <= durable.durable)
+            {
+                self.rows.remove(key.as_slice());
+            }
+        }
+        self.evict();
     }
 }
 
 impl KeyValueStore for KeyValueTable {
     fn get(&mut self, key: &[u8]) -> Result<Option<ValueAndTimestamp>> {
-        Ok(self.rows.get(key).cloned())
+        if let Some(slot) = self.rows.get_mut(key) {
+            slot.used = true;
+            return Ok(slot.value.clone());
+        }
+        match &self.durable {
+            Some(durable) if !durable.complete => {
+                let found = durable.table.get(key)?;
+                if let Some(value) = &found {
+                    let slot = Slot { value: Some(value.clone()), save: 0, used: true };
+                    self.rows.insert(ByteKey::new(key), slot);
+                    if self.rows.len().is_multiple_of(1024) {
+                        self.evict();
+                    }
+                }
+                Ok(found)
+            }
+            _ => Ok(None),
+        }
     }
 
     fn put(&mut self, key: ByteKey, value: Option<ValueAndTimestamp>, _: &RecordContext) -> Result<()> {
@@ -79,11 +268,10 @@ impl KeyValueStore for KeyValueTable {
         to: Option<&[u8]>,
         order: Order,
     ) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
-        let range = (
+        let mut rows = self.scan((
             from.map_or(Bound::Unbounded, |from| Bound::Included(ByteKey::new(from))),
             to.map_or(Bound::Unbounded, |to| Bound::Included(ByteKey::new(to))),
-        );
-        let mut rows = collect(self.rows.range(range));
+        ))?;
         if order == Order::Backward {
             rows.reverse();
         }
@@ -91,12 +279,8 @@ impl KeyValueStore for KeyValueTable {
     }
 
     fn prefix_scan(&mut self, prefix: &[u8]) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
-        Ok(collect(self.rows.range(prefix_range(prefix))))
+        self.scan(prefix_range(prefix))
     }
-}
-
-fn collect(rows: Vec<(ByteKey, &ValueAndTimestamp)>) -> Vec<(ByteKey, ValueAndTimestamp)> {
-    rows.into_iter().map(|(key, value)| (key, value.clone())).collect()
 }
 
 /// The range of all keys that start with `prefix`.

@@ -21,10 +21,12 @@ pub mod layout;
 mod lru;
 mod segments;
 mod session;
+mod sqlite;
 mod versioned;
 mod window;
 
 pub use builder::{Backend, CacheOptions, StoreBuilder, StoreEnvironment, StoreKind};
+pub use sqlite::{SavePolicy, SavedOffsets, StoreSnapshot, TaskDb, TaskDbOptions, Unsaved};
 
 use super::{
     error::Result,
@@ -102,6 +104,20 @@ pub trait StateStore: Send {
 
     /// Rows now held (approximate where counting is dear).
     fn approximate_num_entries(&self) -> u64;
+
+    /// How much is not in the state file yet; nothing where there is no file.
+    fn unsaved(&self) -> Unsaved {
+        Unsaved::default()
+    }
+
+    /// Takes what has changed since the last snapshot. Called by [`TaskDb`] right after a commit, never with changes of an
+    /// open transaction in the store.
+    fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        Ok(None)
+    }
+
+    /// The last snapshot is durable: what it took may leave memory.
+    fn mark_saved(&mut self) {}
 }
 
 /// Which way an iteration goes.
@@ -177,6 +193,10 @@ pub trait WindowStore: StateStore {
     fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>>;
     /// The largest start put so far, -1 when none.
     fn observed_stream_time(&self) -> Timestamp;
+    /// The sequence number of the last row put, in a store with duplicates; the change-logging layer logs it.
+    fn last_seq(&self) -> u32 {
+        0
+    }
 }
 
 /// A row of a session store.

@@ -9,16 +9,32 @@
 //! * persistent: a write is refused only when its segment is gone; reads by key see a row iff
 //!   `time > observed - retention`.
 //! * in memory: a write with `time <= observed - retention` is refused.
+//!
+//! With a state file the segments are a write buffer over it, as a key-value table is: changed rows are unsaved until
+//! a save that took them is durable, a removed row stays without a value until then. A segment may be *incomplete*: not
+//! all its rows are in memory. Then the rows of a key are loaded when the key is first touched, and a listing loads the
+//! rest. Over the budget the oldest segments are let go first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
-use crate::streams::record::{ByteKey, Timestamp};
+use super::{
+    ValueAndTimestamp,
+    sqlite::{SqlRow, SqlTable, StoreMeta, StoreSnapshot, TableSnapshot, Unsaved},
+};
+use crate::streams::{
+    error::Result,
+    record::{ByteKey, Timestamp},
+};
+
+/// Estimated memory of a row: key, row, value, table, lists.
+const ROW_BYTES: u64 = 220;
 
 /// Which store's expiry rules hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,42 +65,108 @@ pub(super) fn millis(duration: Duration) -> i64 {
 }
 
 /// A row of one key.
-#[derive(Clone, Debug)]
-pub(super) struct Row<V> {
+#[derive(Clone)]
+pub(super) struct Row {
     pub(super) time: Timestamp,
     pub(super) sub: i64,
-    pub(super) value: V,
+    pub(super) value: ValueAndTimestamp,
 }
 
-impl<V> Row<V> {
+/// A row as it is kept.
+struct Slot {
+    time: Timestamp,
+    sub: i64,
+    /// The save that takes the last change; 0 = loaded from the file.
+    save: u32,
+    /// `None`: removed, and the file does not know yet.
+    value: Option<ValueAndTimestamp>,
+}
+
+impl Slot {
     fn id(&self) -> (Timestamp, i64) {
         (self.time, self.sub)
     }
+
+    fn row(&self) -> Option<Row> {
+        let value = self.value.clone()?;
+        Some(Row { time: self.time, sub: self.sub, value })
+    }
 }
 
-struct Segment<V> {
-    /// Rows per key, by (time, sub).
-    rows: HashMap<ByteKey, SmallVec<[Row<V>; 1]>, foldhash::fast::RandomState>,
-    /// (time, key) of every row, where the store lists by time.
+/// Rows of one key in one segment, by (time, sub).
+type Slots = SmallVec<[Slot; 1]>;
+
+#[derive(Default)]
+struct Segment {
+    rows: HashMap<ByteKey, Slots, foldhash::fast::RandomState>,
+    /// (time, key) of every row in memory, where the store lists by time.
     by_time: Option<BTreeSet<(Timestamp, ByteKey)>>,
+    /// `None` when every row of the segment is in memory; else the keys of which every row is.
+    loaded: Option<HashSet<ByteKey, foldhash::fast::RandomState>>,
+}
+
+impl Segment {
+    fn new(listing: Listing) -> Self {
+        Self { by_time: (listing == Listing::Time).then(BTreeSet::new), ..Self::default() }
+    }
+
+    /// Adds rows of the file that memory does not know.
+    fn load(&mut self, rows: Vec<SqlRow>) -> usize {
+        let mut added = 0;
+        for SqlRow { key, time, sub, value, .. } in rows {
+            if let Some(by_time) = &mut self.by_time {
+                by_time.insert((time, key.clone()));
+            }
+            let slots = self.rows.entry(key).or_default();
+            if let Err(at) = slots.binary_search_by_key(&(time, sub), Slot::id) {
+                slots.insert(at, Slot { time, sub, save: 0, value });
+                added += 1;
+            }
+        }
+        added
+    }
+}
+
+/// What segments with a state file keep besides their rows.
+struct Durable {
+    table: Arc<SqlTable>,
+    /// Number of the next save. A row is unsaved iff its `save` is larger than `durable`.
+    next_save: u32,
+    /// The last save known to be durable.
+    durable: u32,
+    /// Rows changed since the last snapshot, each once: segment, key, time, sub.
+    changed: Vec<(i64, ByteKey, Timestamp, i64)>,
+    /// Rows of the snapshot being saved.
+    saving: Vec<(i64, ByteKey, Timestamp, i64)>,
+    /// Segments expired since the last snapshot.
+    expired: bool,
+    /// Rows of the store in file and memory, approximate.
+    rows: u64,
 }
 
 /// Rows in segments of time.
-pub(super) struct Segments<V> {
+pub(super) struct Segments {
     retention_ms: i64,
     interval_ms: i64,
     expiry: Expiry,
     listing: Listing,
     /// Largest time put so far, -1 before the first.
     observed: Timestamp,
-    segments: BTreeMap<i64, Segment<V>>,
+    segments: BTreeMap<i64, Segment>,
+    /// Slots in memory.
     len: usize,
+    durable: Option<Durable>,
 }
 
-impl<V: Clone> Segments<V> {
-    pub(super) fn new(retention: Duration, expiry: Expiry, listing: Listing) -> Self {
+impl Segments {
+    pub(super) fn new(
+        retention: Duration,
+        expiry: Expiry,
+        listing: Listing,
+        table: Option<Arc<SqlTable>>,
+    ) -> Result<Self> {
         let retention_ms = millis(retention);
-        Self {
+        let mut segments = Self {
             retention_ms,
             interval_ms: segment_interval(retention_ms),
             expiry,
@@ -92,7 +174,32 @@ impl<V: Clone> Segments<V> {
             observed: -1,
             segments: BTreeMap::new(),
             len: 0,
+            durable: None,
+        };
+        if let Some(table) = table {
+            segments.open(table)?;
         }
+        Ok(segments)
+    }
+
+    /// Starts from what the file holds.
+    fn open(&mut self, table: Arc<SqlTable>) -> Result<()> {
+        let meta = table.meta()?;
+        self.observed = meta.observed;
+        for segment in table.segments()? {
+            let loaded = Some(HashSet::default());
+            self.segments.insert(segment, Segment { loaded, ..Segment::new(self.listing) });
+        }
+        self.durable = Some(Durable {
+            table,
+            next_save: 1,
+            durable: 0,
+            changed: Vec::new(),
+            saving: Vec::new(),
+            expired: false,
+            rows: meta.rows,
+        });
+        Ok(())
     }
 
     pub(super) fn observed(&self) -> Timestamp {
@@ -103,14 +210,27 @@ impl<V: Clone> Segments<V> {
         self.expiry
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.len
+    /// Rows, approximate.
+    pub(super) fn len(&self) -> u64 {
+        self.durable.as_ref().map_or(self.len as u64, |durable| durable.rows)
     }
 
-    pub(super) fn clear(&mut self) {
+    /// The counter of duplicates as of the last save.
+    pub(super) fn saved_seq(&self) -> Result<u32> {
+        self.durable.as_ref().map_or(Ok(0), |durable| Ok(durable.table.meta()?.seq))
+    }
+
+    /// Forgets what is not in the file.
+    pub(super) fn discard_uncommitted(&mut self) -> Result<()> {
         self.segments.clear();
         self.observed = -1;
         self.len = 0;
+        if let Some(durable) = self.durable.take() {
+            // A save under way holds only what was committed; it is part of what the file reflects.
+            durable.table.shared().finish_save()?;
+            self.open(durable.table)?;
+        }
+        Ok(())
     }
 
     /// The smallest time a read by key sees.
@@ -126,60 +246,110 @@ impl<V: Clone> Segments<V> {
         }
     }
 
+    fn first_alive(&self) -> i64 {
+        (self.observed - self.retention_ms) / self.interval_ms
+    }
+
     /// Advances observed time, drops what that expires, and says whether a row of this time is accepted.
     pub(super) fn admit(&mut self, time: Timestamp) -> bool {
-        let first_alive = |observed: Timestamp| (observed - self.retention_ms) / self.interval_ms;
         if time > self.observed {
             self.observed = time;
-            let alive = first_alive(time);
+            let alive = self.first_alive();
             while let Some(entry) = self.segments.first_entry()
                 && *entry.key() < alive
             {
-                self.len -= entry.remove().rows.values().map(SmallVec::len).sum::<usize>();
+                let gone = entry.remove().rows.values().map(SmallVec::len).sum::<usize>();
+                self.len -= gone;
+                if let Some(durable) = &mut self.durable {
+                    durable.expired = true;
+                    durable.rows = durable.rows.saturating_sub(gone as u64);
+                }
             }
         }
         match self.expiry {
-            Expiry::Segment => time / self.interval_ms >= first_alive(self.observed),
+            Expiry::Segment => time / self.interval_ms >= self.first_alive(),
             Expiry::Row => time >= self.visible_from(),
         }
     }
 
     /// Sets a row.
-    pub(super) fn put(&mut self, key: ByteKey, time: Timestamp, sub: i64, value: V) {
-        let listing = self.listing;
-        let segment = self.segments.entry(time / self.interval_ms).or_insert_with(|| Segment {
-            rows: HashMap::default(),
-            by_time: (listing == Listing::Time).then(BTreeSet::new),
-        });
+    pub(super) fn put(&mut self, key: ByteKey, time: Timestamp, sub: i64, value: ValueAndTimestamp) {
+        let (listing, id) = (self.listing, time / self.interval_ms);
+        let segment = self.segments.entry(id).or_insert_with(|| Segment::new(listing));
         if let Some(by_time) = &mut segment.by_time {
             by_time.insert((time, key.clone()));
         }
-        let rows = segment.rows.entry(key).or_default();
-        let row = Row { time, sub, value };
+        let save = self.durable.as_ref().map_or(0, |durable| durable.next_save);
+        let mut was = 0;
+        let mut new = true;
+        // Looked up by reference first: a key already there is not copied.
+        let slots = match segment.rows.get_mut(key.as_slice()) {
+            Some(slots) => slots,
+            None => segment.rows.entry(key.clone()).or_default(),
+        };
         // Times mostly grow, so the place is mostly the end.
-        if rows.last().is_none_or(|last| last.id() < (time, sub)) {
-            rows.push(row);
+        if slots.last().is_none_or(|last| last.id() < (time, sub)) {
+            slots.push(Slot { time, sub, save, value: Some(value) });
             self.len += 1;
-            return;
+        } else {
+            match slots.binary_search_by_key(&(time, sub), Slot::id) {
+                Ok(at) => {
+                    let slot = &mut slots[at];
+                    (was, new) = (slot.save, slot.value.is_none());
+                    slot.save = save;
+                    slot.value = Some(value);
+                }
+                Err(at) => {
+                    slots.insert(at, Slot { time, sub, save, value: Some(value) });
+                    self.len += 1;
+                }
+            }
         }
-        match rows.binary_search_by_key(&(time, sub), Row::id) {
-            Ok(at) => rows[at] = row,
-            Err(at) => {
-                rows.insert(at, row);
-                self.len += 1;
+        if let Some(durable) = &mut self.durable {
+            durable.rows += u64::from(new);
+            if was != save {
+                durable.changed.push((id, key, time, sub));
             }
         }
     }
 
     /// Removes a row.
     pub(super) fn remove(&mut self, key: &[u8], time: Timestamp, sub: i64) {
-        let Some(segment) = self.segments.get_mut(&(time / self.interval_ms)) else { return };
-        let Some(rows) = segment.rows.get_mut(key) else { return };
-        let Ok(at) = rows.binary_search_by_key(&(time, sub), Row::id) else { return };
-        rows.remove(at);
+        let id = time / self.interval_ms;
+        let Some(segment) = self.segments.get_mut(&id) else { return };
+        if let Some(durable) = &mut self.durable {
+            // The file may have the row: a row without a value stands for the removal until the file knows.
+            let incomplete = segment.loaded.is_some();
+            if !incomplete && !segment.rows.contains_key(key) {
+                return;
+            }
+            let slots = segment.rows.entry(ByteKey::new(key)).or_default();
+            let save = durable.next_save;
+            let was = match slots.binary_search_by_key(&(time, sub), Slot::id) {
+                Ok(at) => {
+                    let slot = &mut slots[at];
+                    durable.rows = durable.rows.saturating_sub(u64::from(slot.value.is_some()));
+                    slot.value = None;
+                    std::mem::replace(&mut slot.save, save)
+                }
+                Err(at) if incomplete => {
+                    slots.insert(at, Slot { time, sub, save, value: None });
+                    self.len += 1;
+                    0
+                }
+                Err(_) => return,
+            };
+            if was != save {
+                durable.changed.push((id, ByteKey::new(key), time, sub));
+            }
+            return;
+        }
+        let Some(slots) = segment.rows.get_mut(key) else { return };
+        let Ok(at) = slots.binary_search_by_key(&(time, sub), Slot::id) else { return };
+        slots.remove(at);
         self.len -= 1;
-        let last_of_time = !rows.iter().any(|row| row.time == time);
-        if rows.is_empty() {
+        let last_of_time = !slots.iter().any(|slot| slot.time == time);
+        if slots.is_empty() {
             segment.rows.remove(key);
         }
         if let Some(by_time) = &mut segment.by_time
@@ -189,59 +359,191 @@ impl<V: Clone> Segments<V> {
         }
     }
 
-    /// One row, if a read by key sees it.
-    pub(super) fn get(&self, key: &[u8], time: Timestamp, sub: i64) -> Option<&V> {
-        if time < self.visible_from() {
-            return None;
+    /// Brings the rows of a key into memory in the segments `from..=to`.
+    fn load_key(&mut self, key: &[u8], from: i64, to: i64) -> Result<()> {
+        let Some(durable) = &self.durable else { return Ok(()) };
+        for (id, segment) in self.segments.range_mut(from..=to) {
+            if let Some(loaded) = &mut segment.loaded
+                && !loaded.contains(key)
+            {
+                loaded.insert(ByteKey::new(key));
+                let rows = durable.table.of_segment_key(*id, key)?;
+                self.len += segment.load(rows);
+            }
         }
-        let rows = self.segments.get(&(time / self.interval_ms))?.rows.get(key)?;
-        let at = rows.binary_search_by_key(&(time, sub), Row::id).ok()?;
-        Some(&rows[at].value)
+        Ok(())
+    }
+
+    /// Brings all rows into memory in the segments `from..=to`.
+    fn load(&mut self, from: i64, to: i64) -> Result<()> {
+        let Some(durable) = &self.durable else { return Ok(()) };
+        for (id, segment) in self.segments.range_mut(from..=to) {
+            if segment.loaded.is_some() {
+                let rows = durable.table.of_segment(*id)?;
+                self.len += segment.load(rows);
+                segment.loaded = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// One row, if a read by key sees it.
+    pub(super) fn get(&mut self, key: &[u8], time: Timestamp, sub: i64) -> Result<Option<ValueAndTimestamp>> {
+        if time < self.visible_from() {
+            return Ok(None);
+        }
+        let id = time / self.interval_ms;
+        self.load_key(key, id, id)?;
+        let slots = self.segments.get(&id).and_then(|segment| segment.rows.get(key));
+        Ok(slots.and_then(|slots| {
+            let at = slots.binary_search_by_key(&(time, sub), Slot::id).ok()?;
+            slots[at].value.clone()
+        }))
     }
 
     /// Rows of a key with `from <= time <= to` that a read by key sees, by (time, sub).
-    pub(super) fn of_key(&self, key: &[u8], from: Timestamp, to: Timestamp) -> Vec<Row<V>> {
+    pub(super) fn of_key(&mut self, key: &[u8], from: Timestamp, to: Timestamp) -> Result<Vec<Row>> {
         let from = from.max(self.visible_from());
         let mut found = Vec::new();
         if from > to {
-            return found;
+            return Ok(found);
         }
-        for (_, segment) in self.segments.range(from / self.interval_ms..=to / self.interval_ms) {
-            let Some(rows) = segment.rows.get(key) else { continue };
-            let first = rows.partition_point(|row| row.time < from);
-            found.extend(rows[first..].iter().take_while(|row| row.time <= to).cloned());
+        let (first, last) = (from / self.interval_ms, to / self.interval_ms);
+        self.load_key(key, first, last)?;
+        for (_, segment) in self.segments.range(first..=last) {
+            let Some(slots) = segment.rows.get(key) else { continue };
+            let first = slots.partition_point(|slot| slot.time < from);
+            found.extend(slots[first..].iter().take_while(|slot| slot.time <= to).filter_map(Slot::row));
         }
-        found
+        Ok(found)
     }
 
     /// Rows of all keys with `from <= time <= to`, in the store's listing order.
-    pub(super) fn list(&self, from: Timestamp, to: Timestamp) -> Vec<(ByteKey, Row<V>)> {
+    pub(super) fn list(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<(ByteKey, Row)>> {
         let mut found = Vec::new();
         if from > to {
-            return found;
+            return Ok(found);
         }
-        for (_, segment) in self.segments.range(from / self.interval_ms..=to / self.interval_ms) {
+        let (first, last) = (from / self.interval_ms, to / self.interval_ms);
+        self.load(first, last)?;
+        for (_, segment) in self.segments.range(first..=last) {
             match &segment.by_time {
                 None => {
                     let mut keys: Vec<&ByteKey> = segment.rows.keys().collect();
                     keys.sort_unstable();
                     for key in keys {
-                        let rows = segment.rows[key].iter();
-                        let rows = rows.filter(|row| (from..=to).contains(&row.time));
-                        found.extend(rows.map(|row| (key.clone(), row.clone())));
+                        let slots = segment.rows[key].iter();
+                        let slots = slots.filter(|slot| (from..=to).contains(&slot.time));
+                        found.extend(slots.filter_map(Slot::row).map(|row| (key.clone(), row)));
                     }
                 }
                 Some(by_time) => {
                     let range = (from, ByteKey::default())..;
                     for (time, key) in by_time.range(range).take_while(|(time, _)| *time <= to) {
-                        let rows = &segment.rows[key];
-                        let first = rows.partition_point(|row| row.time < *time);
-                        let rows = rows[first..].iter().take_while(|row| row.time == *time);
-                        found.extend(rows.map(|row| (key.clone(), row.clone())));
+                        // Every entry of the index has rows: they are added and removed together.
+                        let slots = &segment.rows[key];
+                        let first = slots.partition_point(|slot| slot.time < *time);
+                        let slots = slots[first..].iter().take_while(|slot| slot.time == *time);
+                        found.extend(slots.filter_map(Slot::row).map(|row| (key.clone(), row)));
                     }
                 }
             }
         }
-        found
+        Ok(found)
+    }
+
+    pub(super) fn unsaved(&self) -> Unsaved {
+        self.durable.as_ref().map_or_else(Unsaved::default, |durable| {
+            let changed = durable.changed.len() as u64;
+            // Expired rows count as one change, so that the file is not left to keep them.
+            let changed = changed + u64::from(changed == 0 && durable.expired);
+            Unsaved { changed, rows: durable.rows, bytes: changed * ROW_BYTES }
+        })
+    }
+
+    /// What has changed since the last snapshot. `seq` is kept with it.
+    pub(super) fn snapshot(&mut self, seq: u32) -> Option<StoreSnapshot> {
+        let first_alive = self.first_alive();
+        let durable = self.durable.as_mut()?;
+        durable.saving = std::mem::take(&mut durable.changed);
+        durable.saving.retain(|(segment, ..)| *segment >= first_alive);
+        durable.next_save += 1;
+        let rows = durable.saving.iter().map(|(segment, key, time, sub)| {
+            let slots = self.segments.get(segment).and_then(|segment| segment.rows.get(key.as_slice()));
+            let value = slots.and_then(|slots| {
+                let at = slots.binary_search_by_key(&(*time, *sub), Slot::id).ok()?;
+                slots[at].value.clone()
+            });
+            SqlRow { segment: *segment, key: key.clone(), time: *time, sub: *sub, value }
+        });
+        let snapshot = TableSnapshot {
+            rows: rows.collect(),
+            replaced: Vec::new(),
+            first_segment: std::mem::take(&mut durable.expired).then_some(first_alive),
+            meta: StoreMeta { observed: self.observed, seq, rows: durable.rows },
+        };
+        Some(StoreSnapshot::new(durable.table.clone(), snapshot))
+    }
+
+    /// The last snapshot is in the file.
+    pub(super) fn mark_saved(&mut self) {
+        let Some(durable) = &mut self.durable else { return };
+        durable.durable = durable.next_save - 1;
+        for (id, key, time, sub) in std::mem::take(&mut durable.saving) {
+            let Some(segment) = self.segments.get_mut(&id) else { continue };
+            let Some(slots) = segment.rows.get_mut(key.as_slice()) else { continue };
+            let Ok(at) = slots.binary_search_by_key(&(time, sub), Slot::id) else { continue };
+            // A removal that the file knows needs no row, unless it was written again meanwhile.
+            if slots[at].value.is_some() || slots[at].save > durable.durable {
+                continue;
+            }
+            slots.remove(at);
+            self.len -= 1;
+            let last_of_time = !slots.iter().any(|slot| slot.time == time);
+            if slots.is_empty() {
+                segment.rows.remove(key.as_slice());
+            }
+            if let Some(by_time) = &mut segment.by_time
+                && last_of_time
+            {
+                by_time.remove(&(time, key));
+            }
+        }
+        self.evict();
+    }
+
+    /// Lets go of saved rows, oldest segments first, until three quarters of the budget are used.
+    fn evict(&mut self) {
+        let Some(durable) = &self.durable else { return };
+        let budget = durable.table.shared().budget_bytes() / ROW_BYTES;
+        if self.len as u64 <= budget {
+            return;
+        }
+        let keep = (budget / 4 * 3) as usize;
+        for segment in self.segments.values_mut() {
+            if self.len <= keep {
+                break;
+            }
+            let before = segment.rows.len();
+            let (len, saved) = (&mut self.len, durable.durable);
+            segment.rows.retain(|_, slots| {
+                let unsaved = slots.iter().any(|slot| slot.save > saved);
+                *len -= if unsaved { 0 } else { slots.len() };
+                unsaved
+            });
+            if segment.rows.len() == before {
+                continue;
+            }
+            // Keys still here keep all rows they had only where they were known in full before.
+            let kept = segment
+                .rows
+                .keys()
+                .filter(|key| segment.loaded.as_ref().is_none_or(|known| known.contains(*key)));
+            segment.loaded = Some(kept.cloned().collect());
+            let rows = &segment.rows;
+            if let Some(by_time) = &mut segment.by_time {
+                by_time.retain(|(_, key)| rows.contains_key(key));
+            }
+        }
     }
 }

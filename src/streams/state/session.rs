@@ -1,12 +1,13 @@
-//! [`SessionTable`]: the rows of a session store, decoded, in memory.
+//! [`SessionTable`]: the rows of a session store, decoded, in memory, over the state file where there is one.
 //!
 //! Rules of visibility, refusal and listing stand in [`segments`](super::segments); this file maps sessions onto them:
 //! the row's time is the session's *end*, the second number its start.
 
 use super::{
-    ChangelogRecord, SessionRow, SessionStore, StateStore,
+    ChangelogRecord, SessionRow, SessionStore, StateStore, ValueAndTimestamp,
     layout::{malformed, parse_session_key, restored_key, restored_value},
     segments::{Row, Segments},
+    sqlite::{StoreSnapshot, Unsaved},
 };
 use crate::streams::{
     error::Result,
@@ -18,18 +19,21 @@ use crate::streams::{
 pub(super) struct SessionTable {
     name: String,
     value_serde: AnySerde,
-    rows: Segments<AnyValue>,
+    rows: Segments,
     dropped: u64,
 }
 
 impl SessionTable {
-    pub(super) fn new(name: &str, value_serde: AnySerde, rows: Segments<AnyValue>) -> Self {
+    pub(super) fn new(name: &str, value_serde: AnySerde, rows: Segments) -> Self {
         Self { name: name.to_owned(), value_serde, rows, dropped: 0 }
     }
 
     fn set(&mut self, key: ByteKey, start: Timestamp, end: Timestamp, value: Option<AnyValue>) {
         match (self.rows.admit(end), value) {
-            (true, Some(value)) => self.rows.put(key, end, start, value),
+            // A session's value has no timestamp of its own; its end stands for it.
+            (true, Some(value)) => {
+                self.rows.put(key, end, start, ValueAndTimestamp { value, timestamp: end });
+            }
             // Removing a session that is gone already is no loss, so it is not counted.
             (_, None) => self.rows.remove(&key, end, start),
             (false, Some(_)) => self.dropped += 1,
@@ -37,8 +41,8 @@ impl SessionTable {
     }
 }
 
-fn session_row(key: ByteKey, row: Row<AnyValue>) -> SessionRow {
-    SessionRow { key, start: row.sub, end: row.time, value: row.value }
+fn session_row(key: ByteKey, row: Row) -> SessionRow {
+    SessionRow { key, start: row.sub, end: row.time, value: row.value.value }
 }
 
 impl StateStore for SessionTable {
@@ -66,8 +70,8 @@ impl StateStore for SessionTable {
     }
 
     fn discard_uncommitted(&mut self) -> Result<()> {
-        self.rows.clear();
-        Ok(())
+        self.dropped = 0;
+        self.rows.discard_uncommitted()
     }
 
     fn take_dropped(&mut self) -> u64 {
@@ -75,7 +79,19 @@ impl StateStore for SessionTable {
     }
 
     fn approximate_num_entries(&self) -> u64 {
-        self.rows.len() as u64
+        self.rows.len()
+    }
+
+    fn unsaved(&self) -> Unsaved {
+        self.rows.unsaved()
+    }
+
+    fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        Ok(self.rows.snapshot(0))
+    }
+
+    fn mark_saved(&mut self) {
+        self.rows.mark_saved();
     }
 }
 
@@ -86,13 +102,13 @@ impl SessionStore for SessionTable {
         earliest_end: Timestamp,
         latest_start: Timestamp,
     ) -> Result<Vec<SessionRow>> {
-        let rows = self.rows.of_key(key, earliest_end, Timestamp::MAX).into_iter();
+        let rows = self.rows.of_key(key, earliest_end, Timestamp::MAX)?.into_iter();
         let rows = rows.filter(|row| row.sub <= latest_start);
         Ok(rows.map(|row| session_row(ByteKey::new(key), row)).collect())
     }
 
     fn fetch_session(&mut self, key: &[u8], start: Timestamp, end: Timestamp) -> Result<Option<AnyValue>> {
-        Ok(self.rows.get(key, end, start).cloned())
+        Ok(self.rows.get(key, end, start)?.map(|value| value.value))
     }
 
     fn put(
@@ -113,7 +129,7 @@ impl SessionStore for SessionTable {
             super::segments::Expiry::Segment => from,
             super::segments::Expiry::Row => from.max(self.rows.visible_from()),
         };
-        let rows = self.rows.list(from.max(0), to).into_iter();
+        let rows = self.rows.list(from.max(0), to)?.into_iter();
         let mut rows: Vec<_> = rows.map(|(key, row)| session_row(key, row)).collect();
         rows.sort_by(|a, b| (a.end, &a.key, a.start).cmp(&(b.end, &b.key, b.start)));
         Ok(rows)
@@ -121,7 +137,7 @@ impl SessionStore for SessionTable {
 
     fn all(&mut self) -> Result<Vec<SessionRow>> {
         let from = self.rows.visible_from().max(0);
-        let rows = self.rows.list(from, Timestamp::MAX).into_iter();
+        let rows = self.rows.list(from, Timestamp::MAX)?.into_iter();
         Ok(rows.map(|(key, row)| session_row(key, row)).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! [`WindowTable`]: the rows of a window store, decoded, in memory.
+//! [`WindowTable`]: the rows of a window store, decoded, in memory, over the state file where there is one.
 //!
 //! Rules of visibility, refusal and listing stand in [`segments`](super::segments); this file maps windows onto them:
 //! the row's time is the window start, the second number the sequence number of duplicates.
@@ -7,6 +7,7 @@ use super::{
     ChangelogRecord, Order, StateStore, ValueAndTimestamp, WindowRow, WindowStore,
     layout::{malformed, parse_window_key, restored_key, restored_value},
     segments::{Row, Segments},
+    sqlite::{StoreSnapshot, Unsaved},
 };
 use crate::streams::{
     error::Result,
@@ -21,18 +22,14 @@ pub(super) struct WindowTable {
     duplicates: bool,
     /// Sequence number of the last row put, where duplicates are kept; the first row has 1, as in Kafka Streams.
     seq: u32,
-    rows: Segments<ValueAndTimestamp>,
+    rows: Segments,
     dropped: u64,
 }
 
 impl WindowTable {
-    pub(super) fn new(
-        name: &str,
-        value_serde: AnySerde,
-        duplicates: bool,
-        rows: Segments<ValueAndTimestamp>,
-    ) -> Self {
-        Self { name: name.to_owned(), value_serde, duplicates, seq: 0, rows, dropped: 0 }
+    pub(super) fn new(name: &str, value_serde: AnySerde, duplicates: bool, rows: Segments) -> Result<Self> {
+        let seq = rows.saved_seq()?;
+        Ok(Self { name: name.to_owned(), value_serde, duplicates, seq, rows, dropped: 0 })
     }
 
     fn set(&mut self, key: ByteKey, value: Option<ValueAndTimestamp>, start: Timestamp, seq: u32) {
@@ -47,12 +44,7 @@ impl WindowTable {
     }
 }
 
-/// The sequence number after `seq`; 31 bits, as Java counts it.
-pub(super) fn next_seq(seq: u32) -> u32 {
-    (seq + 1) & 0x7fff_ffff
-}
-
-fn window_row(key: ByteKey, row: Row<ValueAndTimestamp>) -> WindowRow {
+fn window_row(key: ByteKey, row: Row) -> WindowRow {
     // Sequence numbers have 31 bits, so the cast loses nothing.
     WindowRow { key, start: row.time, seq: row.sub as u32, value: row.value }
 }
@@ -86,8 +78,9 @@ impl StateStore for WindowTable {
     }
 
     fn discard_uncommitted(&mut self) -> Result<()> {
-        self.rows.clear();
-        self.seq = 0;
+        self.rows.discard_uncommitted()?;
+        self.seq = self.rows.saved_seq()?;
+        self.dropped = 0;
         Ok(())
     }
 
@@ -96,13 +89,25 @@ impl StateStore for WindowTable {
     }
 
     fn approximate_num_entries(&self) -> u64 {
-        self.rows.len() as u64
+        self.rows.len()
+    }
+
+    fn unsaved(&self) -> Unsaved {
+        self.rows.unsaved()
+    }
+
+    fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        Ok(self.rows.snapshot(self.seq))
+    }
+
+    fn mark_saved(&mut self) {
+        self.rows.mark_saved();
     }
 }
 
 impl WindowStore for WindowTable {
     fn fetch(&mut self, key: &[u8], start: Timestamp) -> Result<Option<ValueAndTimestamp>> {
-        Ok(self.rows.get(key, start, 0).cloned())
+        self.rows.get(key, start, 0)
     }
 
     fn put(
@@ -116,7 +121,8 @@ impl WindowStore for WindowTable {
             if value.is_none() {
                 return Ok(());
             }
-            self.seq = next_seq(self.seq);
+            // 31 bits, as Java counts it.
+            self.seq = (self.seq + 1) & 0x7fff_ffff;
         }
         self.set(key, value, start, self.seq);
         Ok(())
@@ -129,7 +135,7 @@ impl WindowStore for WindowTable {
         to: Timestamp,
         order: Order,
     ) -> Result<Vec<WindowRow>> {
-        let rows = self.rows.of_key(key, from, to).into_iter();
+        let rows = self.rows.of_key(key, from, to)?.into_iter();
         let mut rows: Vec<_> = rows.map(|row| window_row(ByteKey::new(key), row)).collect();
         if order == Order::Backward {
             rows.reverse();
@@ -139,7 +145,7 @@ impl WindowStore for WindowTable {
 
     fn fetch_all(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>> {
         let from = from.max(self.rows.visible_from());
-        Ok(self.rows.list(from, to).into_iter().map(|(key, row)| window_row(key, row)).collect())
+        Ok(self.rows.list(from, to)?.into_iter().map(|(key, row)| window_row(key, row)).collect())
     }
 
     fn all(&mut self) -> Result<Vec<WindowRow>> {
@@ -148,7 +154,7 @@ impl WindowStore for WindowTable {
 
     fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>> {
         let from = from.max(self.rows.retained_from());
-        let rows = self.rows.list(from, to).into_iter();
+        let rows = self.rows.list(from, to)?.into_iter();
         let mut rows: Vec<_> = rows.map(|(key, row)| window_row(key, row)).collect();
         // In order already where the store lists by time; the sort is stable and keeps sequence numbers in order.
         rows.sort_by(|a, b| (a.start, &a.key).cmp(&(b.start, &b.key)));
@@ -157,5 +163,9 @@ impl WindowStore for WindowTable {
 
     fn observed_stream_time(&self) -> Timestamp {
         self.rows.observed()
+    }
+
+    fn last_seq(&self) -> u32 {
+        self.seq
     }
 }

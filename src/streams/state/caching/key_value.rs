@@ -7,8 +7,8 @@ use crate::streams::{
     error::Result,
     record::{ByteKey, ConsumerRecord, RecordContext},
     state::{
-        CacheFlush, CacheOptions, ChangelogRecord, KeyValueStore, Order, StateStore, ValueAndTimestamp,
-        key_value::prefix_range,
+        CacheFlush, CacheOptions, ChangelogRecord, KeyValueStore, Order, StateStore, StoreSnapshot, Unsaved,
+        ValueAndTimestamp, key_value::prefix_range,
     },
 };
 
@@ -62,6 +62,18 @@ impl StateStore for CachingKeyValue {
 
     fn approximate_num_entries(&self) -> u64 {
         self.inner.approximate_num_entries()
+    }
+
+    fn unsaved(&self) -> Unsaved {
+        self.inner.unsaved()
+    }
+
+    fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        self.inner.snapshot()
+    }
+
+    fn mark_saved(&mut self) {
+        self.inner.mark_saved();
     }
 }
 

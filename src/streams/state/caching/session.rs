@@ -5,8 +5,8 @@ use crate::streams::{
     error::Result,
     record::{AnyValue, ByteKey, ConsumerRecord, RecordContext, Timestamp},
     state::{
-        CacheFlush, CacheOptions, ChangelogRecord, SessionRow, SessionStore, StateStore, ValueAndTimestamp,
-        segments::Listing,
+        CacheFlush, CacheOptions, ChangelogRecord, SessionRow, SessionStore, StateStore, StoreSnapshot,
+        Unsaved, ValueAndTimestamp, segments::Listing,
     },
 };
 
@@ -115,6 +115,18 @@ impl StateStore for CachingSession {
 
     fn approximate_num_entries(&self) -> u64 {
         self.inner.approximate_num_entries()
+    }
+
+    fn unsaved(&self) -> Unsaved {
+        self.inner.unsaved()
+    }
+
+    fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        self.inner.snapshot()
+    }
+
+    fn mark_saved(&mut self) {
+        self.inner.mark_saved();
     }
 }
 

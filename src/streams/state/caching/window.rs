@@ -5,8 +5,8 @@ use crate::streams::{
     error::Result,
     record::{ByteKey, ConsumerRecord, RecordContext, Timestamp},
     state::{
-        CacheFlush, CacheOptions, ChangelogRecord, Order, StateStore, ValueAndTimestamp, WindowRow,
-        WindowStore, segments::Listing,
+        CacheFlush, CacheOptions, ChangelogRecord, Order, StateStore, StoreSnapshot, Unsaved,
+        ValueAndTimestamp, WindowRow, WindowStore, segments::Listing,
     },
 };
 
@@ -107,6 +107,18 @@ impl StateStore for CachingWindow {
 
     fn approximate_num_entries(&self) -> u64 {
         self.inner.approximate_num_entries()
+    }
+
+    fn unsaved(&self) -> Unsaved {
+        self.inner.unsaved()
+    }
+
+    fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        self.inner.snapshot()
+    }
+
+    fn mark_saved(&mut self) {
+        self.inner.mark_saved();
     }
 }
 

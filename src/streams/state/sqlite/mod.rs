@@ -1,0 +1,348 @@
+//! [`TaskDb`]: the state file of one task, a SQLite database anyone can open.
+//!
+//! Stores hold their rows in memory and hand out what changed ([`StoreSnapshot`]) right after a commit; a saver thread
+//! writes the snapshots of all stores of the task in **one transaction together with the offsets they reflect**. So:
+//!
+//! * the file may be behind the committed changelog (a restart replays the tail), it is never ahead of it;
+//! * nothing of an aborted transaction is ever in the file, and there is nothing to wipe after a crash.
+//!
+//! Saves are rare and dense because a sparse save costs a page image per row (performance.md §1): [`SavePolicy`].
+//! Each store is a table `<store>__rows` and a view named as the store: `sqlite3 file 'select * from "clicks"'`.
+
+mod open;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use rusqlite::{Connection, Transaction};
+pub(super) use table::{SqlRow, SqlTable, StoreMeta, TOMBSTONE, TableShape, TableSnapshot};
+
+use super::StateStore;
+use crate::streams::{
+    error::{Result, StreamsError},
+    record::{Timestamp, TopicPartition},
+};
+
+/// What a state file reflects: how far each log had been read when its rows were taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedOffsets {
+    /// Next changelog offset to replay, by store name. A store that is not named is restored from the beginning.
+    pub changelog: BTreeMap<String, i64>,
+    /// Next input offset.
+    pub inputs: BTreeMap<TopicPartition, i64>,
+    /// Operator clocks, by name.
+    pub clocks: BTreeMap<String, i64>,
+}
+
+/// When a task's stores are saved. All limits are about what has changed since the last save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SavePolicy {
+    /// Never because of density before this many rows.
+    pub min_rows: u64,
+    /// Save when this share of a store's rows has changed.
+    pub percent: u64,
+    /// Save what has been waiting this long.
+    pub max_age_ms: i64,
+    /// Memory the rows of all stores of the task may take; unsaved rows at most half of it.
+    pub budget_bytes: u64,
+}
+
+impl Default for SavePolicy {
+    fn default() -> Self {
+        Self { min_rows: 50_000, percent: 30, max_age_ms: 60_000, budget_bytes: 256 << 20 }
+    }
+}
+
+/// Where a state file is and what it must be.
+#[derive(Clone, Debug)]
+pub struct TaskDbOptions {
+    /// The file; its folder must exist.
+    pub path: PathBuf,
+    /// The task, as `0_1`, for messages.
+    pub task: String,
+    /// Changes when the stores of the task change in kind or type; a file with another one is discarded.
+    pub fingerprint: String,
+    /// When to save.
+    pub policy: SavePolicy,
+}
+
+/// What one store has to save, taken right after a commit.
+pub struct StoreSnapshot {
+    table: Arc<SqlTable>,
+    rows: TableSnapshot,
+}
+
+impl StoreSnapshot {
+    pub(super) fn new(table: Arc<SqlTable>, rows: TableSnapshot) -> Self {
+        Self { table, rows }
+    }
+}
+
+/// A save on its way to the disk.
+struct Saving {
+    thread: JoinHandle<Result<()>>,
+    offsets: SavedOffsets,
+}
+
+#[derive(Default)]
+struct SaveState {
+    running: Option<Saving>,
+    /// What the file reflects.
+    saved: SavedOffsets,
+    /// When a change was first seen waiting; `None` when nothing waits.
+    waiting_since: Option<Timestamp>,
+}
+
+pub(super) struct Shared {
+    task: String,
+    path: PathBuf,
+    policy: SavePolicy,
+    /// Used while stores are built and by the saver thread.
+    writer: Mutex<Connection>,
+    /// Used by the task's thread, so a running save never blocks a read.
+    reader: Mutex<Connection>,
+    state: Mutex<SaveState>,
+    /// Held while the file is open, so that no second process takes it.
+    _lock: File,
+}
+
+/// The state file of one task. Clones are the same file.
+#[derive(Clone)]
+pub struct TaskDb {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for TaskDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskDb({})", self.shared.path.display())
+    }
+}
+
+/// A poisoned lock means a panic elsewhere; what it guards is still whole, as each holder leaves it so at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl TaskDb {
+    /// Opens or creates the file.
+    ///
+    /// # Errors
+    /// * `TaskCorrupted`: damaged, truncated, or of other stores: [`discard`](Self::discard) it and restore.
+    /// * `Retriable`: another process holds it.
+    /// * `Fatal`: not a state file, or written by a newer version: nothing is touched, a person must look.
+    pub fn open(options: TaskDbOptions) -> Result<(Self, SavedOffsets)> {
+        let opened = open::open(&options)?;
+        let saved = opened.saved.clone();
+        let shared = Shared {
+            task: options.task,
+            path: options.path,
+            policy: options.policy,
+            writer: Mutex::new(opened.writer),
+            reader: Mutex::new(opened.reader),
+            state: Mutex::new(SaveState { saved: opened.saved, ..SaveState::default() }),
+            _lock: opened.lock,
+        };
+        Ok((Self { shared: Arc::new(shared) }, saved))
+    }
+
+    /// Deletes the file and what belongs to it. No [`TaskDb`] may have it open.
+    pub fn discard(path: &Path) -> Result<()> {
+        for suffix in ["", "-wal", "-shm"] {
+            let file = open::with_suffix(path, suffix);
+            match std::fs::remove_file(&file) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(StreamsError::fatal(format!(
+                        "cannot delete state file {}: {error}",
+                        file.display()
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// What the file reflects now.
+    pub fn saved(&self) -> SavedOffsets {
+        lock(&self.shared.state).saved.clone()
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Call right after each commit (and each restored batch), before the next record: learns whether a running save
+    /// is durable, and starts the next one when it is due. Returns whether one was started.
+    ///
+    /// `offsets` is called only then; it must give what the stores reflect at this moment.
+    pub fn after_commit(
+        &self,
+        stores: &mut [&mut dyn StateStore],
+        offsets: impl FnOnce() -> SavedOffsets,
+        now: Timestamp,
+    ) -> Result<bool> {
+        if self.is_saving() {
+            return Ok(false);
+        }
+        self.finish_save(stores)?;
+        if !self.is_due(stores, now) {
+            return Ok(false);
+        }
+        self.start_save(stores, offsets())?;
+        Ok(true)
+    }
+
+    /// Saves everything and waits until it is durable: at a clean close, right after the last commit. The file then
+    /// needs no check at the next start.
+    pub fn save_now(&self, stores: &mut [&mut dyn StateStore], offsets: SavedOffsets) -> Result<()> {
+        self.finish_save(stores)?;
+        self.start_save(stores, offsets)?;
+        self.finish_save(stores)?;
+        open::close(&lock(&self.shared.writer)).map_err(|error| self.shared.broken("close", &error))
+    }
+
+    fn is_saving(&self) -> bool {
+        lock(&self.shared.state).running.as_ref().is_some_and(|saving| !saving.thread.is_finished())
+    }
+
+    /// Waits for a running save and tells the stores that it is durable.
+    pub fn finish_save(&self, stores: &mut [&mut dyn StateStore]) -> Result<()> {
+        if self.shared.finish_save()? {
+            for store in stores {
+                store.mark_saved();
+            }
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, stores: &[&mut dyn StateStore], now: Timestamp) -> bool {
+        let policy = &self.shared.policy;
+        let unsaved: Vec<Unsaved> = stores.iter().map(|store| store.unsaved()).collect();
+        let mut state = lock(&self.shared.state);
+        if unsaved.iter().all(|unsaved| unsaved.changed == 0) {
+            state.waiting_since = None;
+            return false;
+        }
+        let since = *state.waiting_since.get_or_insert(now);
+        let bytes: u64 = unsaved.iter().map(|unsaved| unsaved.bytes).sum();
+        let dense = |unsaved: &Unsaved| {
+            unsaved.changed >= policy.min_rows && unsaved.changed * 100 >= unsaved.rows * policy.percent
+        };
+        unsaved.iter().any(dense) || now - since >= policy.max_age_ms || bytes > policy.budget_bytes / 2
+    }
+
+    fn start_save(&self, stores: &mut [&mut dyn StateStore], offsets: SavedOffsets) -> Result<()> {
+        let mut snapshots = Vec::new();
+        for store in stores {
+            snapshots.extend(store.snapshot()?);
+        }
+        let mut state = lock(&self.shared.state);
+        state.waiting_since = None;
+        let (shared, to_save) = (self.shared.clone(), offsets.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("saver-{}", self.shared.task))
+            .spawn(move || shared.save(snapshots, &to_save))
+            .map_err(|error| StreamsError::fatal(format!("cannot start a saver thread: {error}")))?;
+        state.running = Some(Saving { thread, offsets });
+        Ok(())
+    }
+}
+
+/// How much of a store is not in the state file yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unsaved {
+    /// Rows changed since the last save.
+    pub changed: u64,
+    /// Rows of the store.
+    pub rows: u64,
+    /// Estimated memory of the changed rows.
+    pub bytes: u64,
+}
+
+impl Shared {
+    /// Waits for a running save; `true` when there was one and it is durable now.
+    pub(super) fn finish_save(&self) -> Result<bool> {
+        let Some(saving) = lock(&self.state).running.take() else { return Ok(false) };
+        match saving.thread.join() {
+            Ok(result) => result?,
+            Err(_) => {
+                return Err(StreamsError::fatal(format!(
+                    "the saver thread of task {} panicked: a bug, see the message above; state is intact",
+                    self.task
+                )));
+            }
+        }
+        lock(&self.state).saved = saving.offsets;
+        Ok(true)
+    }
+
+    fn save(&self, snapshots: Vec<StoreSnapshot>, offsets: &SavedOffsets) -> Result<()> {
+        let mut writer = lock(&self.writer);
+        let written = (|| {
+            let transaction = writer.transaction()?;
+            for StoreSnapshot { table, rows } in snapshots {
+                if let Err(error) = table.write(&transaction, rows)? {
+                    return Ok(Err(error));
+                }
+            }
+            write_offsets(&transaction, offsets)?;
+            transaction.commit()?;
+            Ok(Ok(()))
+        })();
+        written.map_err(|error| self.broken("save", &error))??;
+        open::checkpoint_if_large(&writer, &self.path).map_err(|error| self.broken("checkpoint", &error))
+    }
+
+    /// What an error of SQLite means for the task.
+    pub(super) fn broken(&self, doing: &str, error: &rusqlite::Error) -> StreamsError {
+        open::classify(&self.task, &self.path, doing, error)
+    }
+
+    /// A row that cannot be read back.
+    pub(super) fn unreadable(&self, what: impl fmt::Display) -> StreamsError {
+        StreamsError::TaskCorrupted {
+            task: self.task.clone(),
+            reason: format!("state file {}: {what}", self.path.display()),
+        }
+    }
+
+    pub(super) fn read(&self) -> MutexGuard<'_, Connection> {
+        lock(&self.reader)
+    }
+
+    pub(super) fn write(&self) -> MutexGuard<'_, Connection> {
+        lock(&self.writer)
+    }
+
+    pub(super) fn budget_bytes(&self) -> u64 {
+        self.policy.budget_bytes
+    }
+}
+
+fn write_offsets(transaction: &Transaction<'_>, offsets: &SavedOffsets) -> rusqlite::Result<()> {
+    transaction.execute("delete from sluice_offset", [])?;
+    let mut insert = transaction.prepare_cached("insert into sluice_offset values (?, ?, ?, ?)")?;
+    for (store, offset) in &offsets.changelog {
+        insert.execute(("changelog", store, 0, offset))?;
+    }
+    for (input, offset) in &offsets.inputs {
+        insert.execute(("input", &*input.topic, input.partition, offset))?;
+    }
+    for (clock, reading) in &offsets.clocks {
+        insert.execute(("clock", clock, 0, reading))?;
+    }
+    Ok(())
+}
