@@ -150,6 +150,10 @@ impl StateStore for SuppressBuffer {
                         return Err(malformed(&self.name, record, "its header v is not 3"));
                     }
                     let (time, row) = self.decode(record, bytes)?;
+                    // The logged time decides: a key that left and came back between two flushes has a new one.
+                    if let Some(before) = self.times.get(key.as_slice()).copied() {
+                        self.remove(before, key.clone());
+                    }
                     self.insert(time, key, row);
                 }
             }

@@ -25,6 +25,9 @@ mod sqlite;
 mod versioned;
 mod window;
 
+#[cfg(test)]
+mod tests;
+
 pub use builder::{Backend, CacheOptions, StoreBuilder, StoreEnvironment, StoreKind};
 pub use sqlite::{SavePolicy, SavedOffsets, StoreSnapshot, TaskDb, TaskDbOptions, Unsaved};
 

@@ -1,0 +1,245 @@
+//! The state file: what is refused and how, what anyone can read in it, and that it is closed cleanly.
+
+use std::{fs, time::Duration};
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::streams::{
+    error::{ProcessingError, StreamsError},
+    serdes::{AnySerde, ColumnSerde, Serde, SqlValue},
+};
+
+fn open(folder: &TempDir) -> Result<(TaskDb, SavedOffsets)> {
+    TaskDb::open(db_options(folder.path(), 1 << 20))
+}
+
+fn error(folder: &TempDir) -> StreamsError {
+    open(folder).err().expect("the file must be refused")
+}
+
+/// A closed file with one store and a few thousand rows.
+fn filled(folder: &TempDir, rows: usize) -> SavedOffsets {
+    let (db, _) = open(folder).unwrap();
+    let builder =
+        StoreBuilder::new("clicks", StoreKind::KeyValue { timestamped: true }, String::serde(), i64::serde());
+    let mut store = builder.build(&StoreEnvironment { cache: None, db: Some(db.clone()) }).unwrap();
+    let Store::KeyValue(kv) = &mut store else { panic!("a key-value store was asked for") };
+    for row in 0..rows {
+        let value = ValueAndTimestamp { value: Arc::new(row as i64), timestamp: row as i64 };
+        kv.put(ByteKey::from(format!("user-{row}").into_bytes()), Some(value), &at(0)).unwrap();
+    }
+    let mut offsets = SavedOffsets::default();
+    offsets.changelog.insert("clicks".to_owned(), rows as i64);
+    offsets.inputs.insert(crate::streams::record::TopicPartition::new("in", 3), 17);
+    offsets.clocks.insert("agg/stream-time".to_owned(), -1);
+    db.save_now(&mut [store.as_state_store()], offsets.clone()).unwrap();
+    offsets
+}
+
+#[test]
+fn offsets_and_rows_come_back_after_a_clean_close() {
+    let folder = tempfile::tempdir().unwrap();
+    let offsets = filled(&folder, 3000);
+    let wal = fs::metadata(folder.path().join("0_0.db-wal")).map_or(0, |file| file.len());
+    assert_eq!(wal, 0, "a clean close folds the log into the file");
+    let (db, saved) = open(&folder).unwrap();
+    assert_eq!(saved, offsets);
+    let builder =
+        StoreBuilder::new("clicks", StoreKind::KeyValue { timestamped: true }, String::serde(), i64::serde());
+    let mut store = builder.build(&StoreEnvironment { cache: None, db: Some(db) }).unwrap();
+    let Store::KeyValue(kv) = &mut store else { panic!("a key-value store was asked for") };
+    let row = kv.get(b"user-2999").unwrap().unwrap();
+    assert_eq!((row.value.downcast_ref(), row.timestamp), (Some(&2999i64), 2999));
+    assert_eq!(kv.prefix_scan(b"user-29").unwrap().len(), 111);
+    assert_eq!(kv.approximate_num_entries(), 3000);
+}
+
+#[test]
+fn anyone_can_read_the_store_under_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(&folder, 3);
+    let file = Connection::open(folder.path().join("0_0.db")).unwrap();
+    let mut query = file.prepare("select key, value, timestamp from clicks order by key").unwrap();
+    let rows: Vec<(String, i64, i64)> = query
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .unwrap()
+        .collect::<rusqlite::Result<_>>()
+        .unwrap();
+    assert_eq!(rows, [("user-0".into(), 0, 0), ("user-1".into(), 1, 1), ("user-2".into(), 2, 2)]);
+}
+
+#[test]
+fn a_second_process_is_kept_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(&folder).unwrap();
+    assert!(matches!(error(&folder), StreamsError::Retriable(message) if message.contains("in use")));
+    drop(first);
+    open(&folder).unwrap();
+}
+
+#[test]
+fn a_foreign_file_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0_0.db");
+    fs::write(&path, "my diary").unwrap();
+    assert!(matches!(error(&folder), StreamsError::Fatal(message) if message.contains("left untouched")));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "my diary");
+
+    fs::remove_file(&path).unwrap();
+    Connection::open(&path).unwrap().execute_batch("create table diary (day, text)").unwrap();
+    assert!(matches!(error(&folder), StreamsError::Fatal(message) if message.contains("another program")));
+}
+
+#[test]
+fn a_newer_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(&folder, 1);
+    let path = folder.path().join("0_0.db");
+    Connection::open(&path).unwrap().execute_batch("pragma user_version = 99").unwrap();
+    assert!(matches!(error(&folder), StreamsError::Fatal(message) if message.contains("format 99")));
+}
+
+#[test]
+fn a_file_of_other_stores_is_to_be_discarded() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(&folder, 1);
+    let mut options = db_options(folder.path(), 0);
+    options.fingerprint = "another topology".to_owned();
+    let refused = TaskDb::open(options).err().unwrap();
+    assert!(matches!(refused, StreamsError::TaskCorrupted { reason, .. } if reason.contains("other stores")));
+    TaskDb::discard(&folder.path().join("0_0.db")).unwrap();
+    assert_eq!(open(&folder).unwrap().1, SavedOffsets::default());
+}
+
+#[test]
+fn a_damaged_file_is_to_be_discarded_never_trusted() {
+    let whole = tempfile::tempdir().unwrap();
+    filled(&whole, 5000);
+    let bytes = fs::read(whole.path().join("0_0.db")).unwrap();
+    let pages = bytes.len() / 16384;
+    assert!(pages > 5, "enough pages to damage, {pages}");
+    // Cut anywhere in the file, at a page or inside one.
+    for length in [100, 16384, 16384 * 2 + 77, 16384 * (pages - 1), bytes.len() - 1] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("0_0.db"), &bytes[..length]).unwrap();
+        let refused = error(&folder);
+        assert!(matches!(refused, StreamsError::TaskCorrupted { .. }), "cut to {length}: {refused}");
+    }
+    // Zeroed in the middle, after a crash (so that pages are checked).
+    let folder = tempfile::tempdir().unwrap();
+    filled(&folder, 5000);
+    let path = folder.path().join("0_0.db");
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("update sluice_meta set value = '0' where name = 'clean'")
+        .unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 16384 / 2 * 16384;
+    bytes[middle..middle + 16384].fill(0);
+    fs::write(&path, bytes).unwrap();
+    let refused = error(&folder);
+    assert!(matches!(refused, StreamsError::TaskCorrupted { .. }), "{refused}");
+}
+
+#[test]
+fn a_store_that_changed_its_columns_is_to_be_discarded() {
+    let folder = tempfile::tempdir().unwrap();
+    filled(&folder, 1);
+    let (db, _) = open(&folder).unwrap();
+    let kind = StoreKind::Session { retention: Duration::from_secs(1), time_ordered: false };
+    let builder = StoreBuilder::new("clicks", kind, String::serde(), i64::serde());
+    let refused = builder.build(&StoreEnvironment { cache: None, db: Some(db) }).err().unwrap();
+    assert!(matches!(refused, StreamsError::TaskCorrupted { reason, .. } if reason.contains("clicks")));
+}
+
+/// A value with natural columns.
+#[derive(Clone, Debug, PartialEq)]
+struct Stats {
+    issued: i64,
+    last: Option<String>,
+}
+
+struct StatsSerde;
+
+impl Serde<Stats> for StatsSerde {
+    fn serialize(&self, value: &Stats, out: &mut Vec<u8>) -> Result<(), ProcessingError> {
+        out.extend_from_slice(format!("{}|{}", value.issued, value.last.as_deref().unwrap_or("")).as_bytes());
+        Ok(())
+    }
+
+    fn deserialize(&self, bytes: &[u8]) -> Result<Stats, ProcessingError> {
+        let text =
+            std::str::from_utf8(bytes).map_err(|error| ProcessingError::new("Stats", error.to_string()))?;
+        let (issued, last) = text.split_once('|').ok_or_else(|| ProcessingError::new("Stats", "no |"))?;
+        let issued = issued.parse().map_err(|_| ProcessingError::new("Stats", "not a number"))?;
+        Ok(Stats { issued, last: (!last.is_empty()).then(|| last.to_owned()) })
+    }
+
+    fn columns(&self) -> Option<Arc<dyn ColumnSerde>> {
+        Some(Arc::new(StatsSerde))
+    }
+}
+
+impl ColumnSerde for StatsSerde {
+    fn columns(&self) -> Vec<(String, &'static str)> {
+        vec![("issued".to_owned(), "INTEGER"), ("last \"user\"".to_owned(), "TEXT")]
+    }
+
+    fn to_columns(&self, value: &AnyValue) -> Vec<SqlValue> {
+        let stats = value.downcast_ref::<Stats>().expect("this serde is given Stats");
+        vec![SqlValue::Integer(stats.issued), stats.last.clone().map_or(SqlValue::Null, SqlValue::Text)]
+    }
+
+    fn from_columns(&self, columns: &[SqlValue]) -> Result<AnyValue, ProcessingError> {
+        match columns {
+            [SqlValue::Integer(issued), SqlValue::Null] => {
+                Ok(Arc::new(Stats { issued: *issued, last: None }))
+            }
+            [SqlValue::Integer(issued), SqlValue::Text(last)] => {
+                Ok(Arc::new(Stats { issued: *issued, last: Some(last.clone()) }))
+            }
+            other => Err(ProcessingError::new("Stats", format!("{other:?}"))),
+        }
+    }
+}
+
+#[test]
+fn windows_with_natural_columns_can_be_queried_and_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, _) = open(&folder).unwrap();
+    let kind = StoreKind::Window {
+        retention: Duration::from_secs(90),
+        window_size: Duration::from_secs(60),
+        duplicates: false,
+        timestamped: true,
+        time_ordered: false,
+    };
+    let builder =
+        StoreBuilder::new("coupon_stats_minute", kind, String::serde(), AnySerde::new::<Stats>(StatsSerde));
+    let environment = StoreEnvironment { cache: None, db: Some(db.clone()) };
+    let mut store = builder.build(&environment).unwrap();
+    let Store::Window(windows) = &mut store else { panic!("a window store was asked for") };
+    let stats = Stats { issued: 5, last: Some("mia".to_owned()) };
+    let row = ValueAndTimestamp { value: Arc::new(stats.clone()), timestamp: 61_000 };
+    windows.put(ByteKey::new(b"SUMMER"), Some(row), 60_000, &at(61_000)).unwrap();
+    db.save_now(&mut [store.as_state_store()], SavedOffsets::default()).unwrap();
+    drop((store, environment, db));
+
+    let file = Connection::open(folder.path().join("0_0.db")).unwrap();
+    let query = "select key, window_start, window_end, issued, \"last \"\"user\"\"\", timestamp from coupon_stats_minute";
+    let row = file.query_row(query, [], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+    });
+    let wanted: (String, i64, i64, i64, String, i64) =
+        ("SUMMER".into(), 60_000, 120_000, 5, "mia".into(), 61_000);
+    assert_eq!(row.unwrap(), wanted);
+    drop(file);
+
+    let (db, _) = open(&folder).unwrap();
+    let mut store = builder.build(&StoreEnvironment { cache: None, db: Some(db) }).unwrap();
+    let Store::Window(windows) = &mut store else { panic!("a window store was asked for") };
+    assert_eq!(windows.observed_stream_time(), 60_000);
+    let found = windows.fetch(b"SUMMER", 60_000).unwrap().unwrap();
+    assert_eq!(found.value.downcast_ref::<Stats>(), Some(&stats));
+}

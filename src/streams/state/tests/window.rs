@@ -1,0 +1,231 @@
+//! Window stores against a list of rows and the expiry rules written out (conformance README 6.3).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const RETENTION: i64 = 150_000;
+/// max(retention / 2, 60 s)
+const SEGMENT: i64 = 75_000;
+
+#[derive(Clone, Default)]
+struct Model {
+    in_memory: bool,
+    duplicates: bool,
+    observed: Timestamp,
+    seq: u32,
+    dropped: u64,
+    /// (key, start, seq) to (value, timestamp)
+    rows: BTreeMap<(Vec<u8>, Timestamp, u32), (String, Timestamp)>,
+}
+
+impl Model {
+    fn put(&mut self, key: &[u8], value: Option<(String, Timestamp)>, start: Timestamp) {
+        if self.duplicates {
+            if value.is_none() {
+                return;
+            }
+            self.seq += 1;
+        }
+        self.observed = self.observed.max(start);
+        let accepted = if self.in_memory {
+            start > self.observed - RETENTION
+        } else {
+            start / SEGMENT >= (self.observed - RETENTION) / SEGMENT
+        };
+        let key = (key.to_vec(), start, self.seq);
+        match (accepted, value) {
+            (true, Some(value)) => drop(self.rows.insert(key, value)),
+            (true, None) => drop(self.rows.remove(&key)),
+            (false, _) => self.dropped += 1,
+        }
+    }
+
+    /// Visible rows as (key, start, seq, value, timestamp).
+    fn visible(&self, from: Timestamp) -> Vec<(Vec<u8>, Timestamp, u32, String, Timestamp)> {
+        let visible = self.rows.iter().filter(|((_, start, _), _)| *start >= from);
+        visible
+            .map(|((key, start, seq), (value, time))| (key.clone(), *start, *seq, value.clone(), *time))
+            .collect()
+    }
+
+    fn strict(&self) -> Timestamp {
+        self.observed - RETENTION + 1
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, Option<u32>, Timestamp),
+    Fetch(u8, Timestamp),
+    FetchRange(u8, Timestamp, Timestamp, bool),
+    FetchAll(Timestamp, Timestamp),
+    Closed(Timestamp, Timestamp),
+    Commit { save: bool },
+    FinishSave,
+    Crash(usize),
+    Abort(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    // Starts on a coarse grid, so that rows meet, over several times the retention.
+    let time = || (0..60i64).prop_map(|slot| slot * 12_500);
+    let key = || prop::sample::select(b"abc".to_vec());
+    prop_oneof![
+        10 => (key(), prop::option::weighted(0.85, 0..100u32), time()).prop_map(|(k, v, t)| Step::Put(k, v, t)),
+        3 => (key(), time()).prop_map(|(k, t)| Step::Fetch(k, t)),
+        3 => (key(), time(), time(), any::<bool>()).prop_map(|(k, a, b, o)| Step::FetchRange(k, a, b, o)),
+        2 => (time(), time()).prop_map(|(a, b)| Step::FetchAll(a, b)),
+        2 => (time(), time()).prop_map(|(a, b)| Step::Closed(a, b)),
+        2 => any::<bool>().prop_map(|save| Step::Commit { save }),
+        1 => Just(Step::FinishSave),
+        1 => (1..5usize).prop_map(Step::Crash),
+        1 => (1..5usize).prop_map(Step::Abort),
+    ]
+}
+
+type Listed = Vec<(Vec<u8>, Timestamp, u32, String, Timestamp)>;
+
+fn rows(found: Vec<WindowRow>) -> Listed {
+    found
+        .into_iter()
+        .map(|row| (row.key.to_vec(), row.start, row.seq, plain(&row.value.value), row.value.timestamp))
+        .collect()
+}
+
+fn run(stack: Stack, duplicates: bool, time_ordered: bool, steps: &[Step]) {
+    let in_memory = stack.backend == Backend::InMemory;
+    let mut rig = Rig::new(
+        stack,
+        StoreKind::Window {
+            retention: Duration::from_millis(RETENTION as u64),
+            window_size: Duration::from_millis(50_000),
+            duplicates,
+            timestamped: true,
+            time_ordered,
+        },
+    );
+    let mut model = Model { in_memory, duplicates, observed: -1, ..Model::default() };
+    let mut committed = model.clone();
+    for step in steps {
+        let Store::Window(store) = &mut rig.store else { panic!("a window store was asked for") };
+        match step {
+            Step::Put(key, value, start) => {
+                let row = value.map(|value| (value.to_string(), start + 1));
+                let stored = row.as_ref().map(|(value, time)| stamped(value, *time));
+                store.put(ByteKey::new(&[*key]), stored, *start, &at(start + 2)).unwrap();
+                if stack.caching && !duplicates {
+                    // As the test driver does after each record; in between, a cache sees more than the store below.
+                    store.flush_cache().unwrap();
+                    if row.is_none() && store.fetch(&[*key], *start).unwrap().is_none() {
+                        // The cache swallows the delete of an absent row; the store below never hears of its time.
+                        model.observed = store.observed_stream_time().max(model.observed);
+                        if model.rows.contains_key(&(vec![*key], *start, 0)) && *start >= model.strict() {
+                            model.put(&[*key], None, *start);
+                        }
+                        continue;
+                    }
+                }
+                model.put(&[*key], row, *start);
+            }
+            Step::Fetch(key, start) if !duplicates => {
+                let found =
+                    store.fetch(&[*key], *start).unwrap().map(|row| (plain(&row.value), row.timestamp));
+                let wanted = model.rows.get(&(vec![*key], *start, 0)).filter(|_| *start >= model.strict());
+                assert_eq!(found.as_ref(), wanted, "{stack:?} fetch {start}");
+            }
+            Step::Fetch(..) => {}
+            Step::FetchRange(key, from, to, forward) => {
+                let order = if *forward { Order::Forward } else { Order::Backward };
+                let found = rows(store.fetch_range(&[*key], *from, *to, order).unwrap());
+                let mut wanted = model.visible(model.strict().max(*from));
+                wanted.retain(|row| row.0 == [*key] && row.1 <= *to);
+                if !forward {
+                    wanted.reverse();
+                }
+                assert_eq!(found, wanted, "{stack:?} fetch_range {from}..={to}");
+            }
+            Step::FetchAll(from, to) => {
+                let found = rows(store.fetch_all(*from, *to).unwrap());
+                let mut wanted = model.visible(model.strict().max(*from));
+                wanted.retain(|row| row.1 <= *to);
+                if in_memory || time_ordered {
+                    wanted.sort_by_key(|row| (row.1, row.0.clone(), row.2));
+                } else {
+                    wanted.sort_by_key(|row| (row.1 / SEGMENT, row.0.clone(), row.1, row.2));
+                }
+                assert_eq!(found, wanted, "{stack:?} fetch_all {from}..={to}");
+            }
+            Step::Closed(from, to) => {
+                let found = rows(store.fetch_closed(*from, *to).unwrap());
+                let oldest = model.strict() - i64::from(!in_memory);
+                let mut wanted = model.visible(oldest.max(*from));
+                wanted.retain(|row| row.1 <= *to);
+                wanted.sort_by_key(|row| (row.1, row.0.clone(), row.2));
+                assert_eq!(found, wanted, "{stack:?} fetch_closed {from}..={to}");
+            }
+            Step::Commit { save } => {
+                rig.commit(*save);
+                committed = model.clone();
+            }
+            Step::FinishSave => rig.finish_save(),
+            Step::Crash(chunk) if rig.can_crash() => {
+                rig.crash(*chunk);
+                model = Model { dropped: 0, ..committed.clone() };
+                committed.dropped = 0;
+            }
+            Step::Abort(chunk) if rig.can_crash() => {
+                rig.abort(*chunk);
+                model = Model { dropped: 0, ..committed.clone() };
+                committed.dropped = 0;
+            }
+            Step::Crash(_) | Step::Abort(_) => {}
+        }
+    }
+    let Store::Window(store) = &mut rig.store else { panic!("a window store was asked for") };
+    assert_eq!(store.observed_stream_time(), model.observed, "{stack:?} observed");
+    assert_eq!(store.take_dropped(), model.dropped, "{stack:?} dropped");
+    let mut found = rows(store.all().unwrap());
+    found.sort();
+    assert_eq!(found, model.visible(model.strict()), "{stack:?} all");
+}
+
+proptest! {
+    #![proptest_config(config())]
+    #[test]
+    fn every_stack_follows_the_expiry_rules(steps in prop::collection::vec(step(), 1..60), time_ordered: bool) {
+        for stack in STACKS {
+            run(*stack, false, time_ordered, &steps);
+        }
+        run(Stack { backend: Backend::InMemory, ..LOGGED }, false, time_ordered, &steps);
+    }
+
+    #[test]
+    fn stores_of_duplicates_number_their_rows(steps in prop::collection::vec(step(), 1..60)) {
+        for stack in STACKS {
+            run(*stack, true, false, &steps);
+        }
+        run(Stack { backend: Backend::InMemory, ..LOGGED }, true, false, &steps);
+    }
+}
+
+#[test]
+fn without_retention_nothing_is_visible() {
+    // A join window of before + after + grace = 0 joins nothing, not even equal timestamps.
+    let kind = StoreKind::Window {
+        retention: Duration::ZERO,
+        window_size: Duration::ZERO,
+        duplicates: true,
+        timestamped: false,
+        time_ordered: false,
+    };
+    let mut rig = Rig::new(LOGGED, kind);
+    let Store::Window(store) = &mut rig.store else { panic!("a window store was asked for") };
+    store.put(ByteKey::new(b"a"), Some(stamped("v", 5)), 5, &at(5)).unwrap();
+    assert!(store.fetch_range(b"a", 0, 10, Order::Forward).unwrap().is_empty());
+    assert_eq!(store.take_dropped(), 0);
+    rig.commit(false);
+    assert_eq!(rig.log[0].key.as_deref(), Some(layout::window_key(b"a", 5, 1).as_slice()));
+}
