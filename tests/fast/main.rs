@@ -1,6 +1,7 @@
 //! Tests that need no service: everything here runs against the embedded log, files and memory, in one binary because
 //! linking is the slow part. One module a subject; add a `mod` line.
 
+mod bad_input;
 mod gate;
 mod http;
 mod streams_runtime;
@@ -8,4 +9,3 @@ mod streams_runtime;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod embedded_contract;
-mod ledger;
