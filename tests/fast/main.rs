@@ -9,3 +9,4 @@ mod streams_runtime;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod embedded_contract;
+mod ledger;
