@@ -113,6 +113,8 @@ pub struct StreamTask {
     /// Next offset per partition, as far as known. All are committed each time: the clocks go with them, and a clock may move
     /// without a record (watermarks, punctuation).
     positions: BTreeMap<TopicPartition, i64>,
+    /// What was last committed, as this task knows it.
+    committed: BTreeMap<TopicPartition, OffsetAndMetadata>,
     commit_needed: bool,
     idle_close_ms: Option<i64>,
     /// What all inputs have vouched for, as the processors were last told.
@@ -180,6 +182,7 @@ impl StreamTask {
             graph,
             group: PartitionGroup::new(queues, options.config.max_task_idle_ms),
             positions: BTreeMap::new(),
+            committed: BTreeMap::new(),
             commit_needed: false,
             idle_close_ms: options.config.idle_close_ms,
             watermark: -1,
@@ -203,6 +206,7 @@ impl StreamTask {
         &mut self,
         committed: &BTreeMap<TopicPartition, OffsetAndMetadata>,
     ) -> HashMap<String, i64> {
+        self.committed = committed.clone();
         let mut newest: Option<CommitMetadata> = None;
         for (partition, OffsetAndMetadata { offset, metadata }) in committed {
             self.positions.insert(partition.clone(), *offset);
@@ -371,7 +375,8 @@ impl StreamTask {
     pub fn committable_offsets(&mut self) -> BTreeMap<TopicPartition, OffsetAndMetadata> {
         self.commits += 1;
         let clocks = self.graph.clocks();
-        self.positions
+        self.committed = self
+            .positions
             .iter()
             .filter_map(|(partition, offset)| {
                 let index = self.group.index_of(&partition.topic, partition.partition)?;
@@ -384,7 +389,14 @@ impl StreamTask {
                 let metadata = metadata.encode();
                 Some((partition.clone(), OffsetAndMetadata { offset: *offset, metadata }))
             })
-            .collect()
+            .collect();
+        self.committed.clone()
+    }
+
+    /// Whether nobody has committed for this task since it did itself. Each commit is numbered, so even one that consumed
+    /// nothing shows.
+    pub fn is_current(&self, committed: &BTreeMap<TopicPartition, OffsetAndMetadata>) -> bool {
+        self.partitions().all(|partition| self.committed.get(partition) == committed.get(partition))
     }
 
     /// Task stream time.

@@ -51,6 +51,8 @@ pub(super) struct TaskManager {
     lives: BTreeMap<TaskId, Life>,
     owners: HashMap<TopicPartition, TaskId>,
     reader: ChangelogReader,
+    /// Whether the group has said what is ours. Between a revocation and that, restoring goes on but no task starts.
+    assigned: bool,
 }
 
 impl TaskManager {
@@ -69,6 +71,7 @@ impl TaskManager {
             lives: BTreeMap::new(),
             owners: HashMap::new(),
             reader: ChangelogReader::new(clients),
+            assigned: false,
         }
     }
 
@@ -110,15 +113,20 @@ impl TaskManager {
         for id in gone {
             self.close(id);
         }
+        // A member that was away for a generation is given back tasks that somebody else worked on meanwhile.
+        let stale: Vec<TaskId> =
+            self.tasks.iter().filter(|(_, task)| !task.is_current(committed)).map(|(id, _)| *id).collect();
+        for id in stale {
+            self.close(id);
+        }
         for (id, partitions) in assigned {
             match self.lives.get_mut(&id) {
-                Some(life) => {
-                    life.state =
-                        if self.reader.is_restoring(id) { TaskState::Restoring } else { TaskState::Running };
-                }
+                Some(life) if life.state == TaskState::Suspended => life.state = TaskState::Running,
+                Some(_) => {}
                 None => self.create(id, partitions, committed)?,
             }
         }
+        self.assigned = true;
         self.complete_restoration(now)
     }
 
@@ -177,6 +185,9 @@ impl TaskManager {
     }
 
     fn complete_restoration(&mut self, now: Timestamp) -> Result<()> {
+        if !self.assigned {
+            return Ok(());
+        }
         for (id, life) in &mut self.lives {
             if life.state == TaskState::Restoring && !self.reader.is_restoring(*id) {
                 if let Some(task) = self.tasks.get_mut(id) {
@@ -190,6 +201,7 @@ impl TaskManager {
 
     /// Suspends all tasks: the group is about to say who owns them. Buffered records are read again from the committed offsets.
     pub fn suspend_all(&mut self) {
+        self.assigned = false;
         for (id, life) in &mut self.lives {
             if life.state == TaskState::Running {
                 life.state = TaskState::Suspended;
@@ -202,6 +214,7 @@ impl TaskManager {
 
     /// Closes all tasks without keeping anything of them.
     pub fn close_all(&mut self) {
+        self.assigned = false;
         let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
         for id in ids {
             self.close(id);
