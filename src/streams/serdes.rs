@@ -22,6 +22,11 @@ pub trait Serde<T>: Send + Sync + 'static {
     fn columns(&self) -> Option<Arc<dyn ColumnSerde>> {
         None
     }
+
+    /// How many bytes at the end of a key take no part in choosing its partition (the window of a windowed key).
+    fn partitioning_suffix(&self) -> usize {
+        0
+    }
 }
 
 /// A type with a serde of its own, used wherever a topology names none.
@@ -59,6 +64,7 @@ trait Erased: Send + Sync {
     fn serialize(&self, value: &AnyValue, out: &mut Vec<u8>) -> Result<(), ProcessingError>;
     fn deserialize(&self, bytes: &[u8]) -> Result<AnyValue, ProcessingError>;
     fn columns(&self) -> Option<Arc<dyn ColumnSerde>>;
+    fn partitioning_suffix(&self) -> usize;
     fn type_name(&self) -> &'static str;
 }
 
@@ -82,6 +88,10 @@ impl<T: Send + Sync + 'static, S: Serde<T>> Erased for Typed<T, S> {
 
     fn columns(&self) -> Option<Arc<dyn ColumnSerde>> {
         self.0.columns()
+    }
+
+    fn partitioning_suffix(&self) -> usize {
+        self.0.partitioning_suffix()
     }
 
     fn type_name(&self) -> &'static str {
@@ -119,6 +129,11 @@ impl AnySerde {
     /// Natural SQL columns, where the type has them.
     pub fn columns(&self) -> Option<Arc<dyn ColumnSerde>> {
         self.0.columns()
+    }
+
+    /// See [`Serde::partitioning_suffix`].
+    pub fn partitioning_suffix(&self) -> usize {
+        self.0.partitioning_suffix()
     }
 }
 

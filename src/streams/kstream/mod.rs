@@ -1,1 +1,67 @@
-//! The typed DSL.
+//! The typed DSL: Kafka Streams' streams and tables, one operator per file.
+//!
+//! | You have | in | you get |
+//! |---|---|---|
+//! | a topic | [`StreamsBuilder`] | [`KStream`], [`KTable`], [`GlobalKTable`] |
+//! | a stream | `filter`, `map`, `flat_map`, `peek`, `merge`, `branch`, `repartition`, `to`, `process` | [`KStream`] |
+//! | a stream | `group_by` | [`KGroupedStream`] |
+//! | a grouped stream | `stream_aggregate`, `stream_reduce` | [`KTable`] |
+//! | a table | `table_filter`, `table_map_values`, `to_stream` | [`KTable`], [`KStream`] |
+//! | a table | `table_group_by` | [`KGroupedTable`] |
+//! | a grouped table | `table_aggregate` | [`KTable`] |
+//!
+//! Each operator is an untyped processor ([`AnyProcessor`](crate::streams::processor::AnyProcessor)) and a thin typed method in
+//! the same file. Calling a method adds a node to the logical [`graph`]; [`StreamsBuilder::build`] optimises it ([`optimize`]) and
+//! writes it to a [`Topology`](crate::streams::topology::Topology). Names, numbers and order are Kafka's, so `describe()` prints the same text.
+//!
+//! Keys and values reach closures as `Option<&K>`, `Option<&V>`: null is allowed wherever Kafka allows it. The `_with` and
+//! `_named` forms take options and names, the `try_` and `_with` forms take functions that may fail.
+
+mod branch;
+mod change_serde;
+mod filter;
+mod flat_map;
+mod functions;
+mod global_table;
+mod graph;
+mod group_by;
+#[allow(clippy::module_inception, reason = "KStream lives where a Kafka Streams user looks for it")]
+mod kstream;
+mod map;
+mod merge;
+mod named;
+mod optimize;
+mod options;
+mod peek;
+mod process;
+mod repartition;
+mod source;
+mod stream_aggregate;
+mod stream_reduce;
+mod streams_builder;
+mod table;
+mod table_aggregate;
+mod table_filter;
+mod table_group_by;
+mod table_map_values;
+mod table_source;
+mod table_store;
+mod to;
+mod to_stream;
+mod value_getter;
+mod windowed;
+
+pub use branch::BranchedKStream;
+pub use functions::{Data, UserResult};
+pub use global_table::GlobalKTable;
+pub use graph::TopologyConfig;
+pub use group_by::KGroupedStream;
+pub use kstream::KStream;
+pub use named::Named;
+pub use options::{
+    Consumed, Grouped, Joined, Materialized, Produced, Repartitioned, StreamJoined, TableJoined,
+};
+pub use streams_builder::StreamsBuilder;
+pub use table::KTable;
+pub use table_group_by::KGroupedTable;
+pub use windowed::{SessionWindowedSerde, TimeWindowedSerde, Window, Windowed};

@@ -7,7 +7,7 @@ use crate::streams::{
     config::{Semantics, StreamsConfig},
     error::Result,
     record::{AnyRecord, RecordContext, Timestamp},
-    state::{CacheFlush, ChangeBuffer, KeyValueStore, SessionStore, Store, VersionedStore, WindowStore},
+    state::{CacheFlush, ChangeBuffer, KeyValueStore, SessionStore, Store, StoreBuilder, VersionedStore, WindowStore},
 };
 
 /// A store of the task.
@@ -81,8 +81,12 @@ pub trait TaskContext {
     fn with_store(&self, store: StoreId, f: &mut dyn FnMut(&mut Store) -> Result<()>) -> Result<()>;
     /// Finds a store connected to `node`, or a global one.
     fn store_id(&self, node: NodeId, name: &str) -> Option<StoreId>;
+    /// How a store was described: its serdes, layers and kind.
+    fn store_builder(&self, store: StoreId) -> &StoreBuilder;
     /// Where the current record came from.
     fn record_context(&self) -> RecordContext;
+    /// Runs what follows in another record's context (a buffered record going on), until it is set again.
+    fn set_record_context(&self, context: RecordContext);
     /// Timestamp of the current record.
     fn context_timestamp(&self) -> Timestamp;
     /// Makes `node` forward what the cache of `store` flushes.

@@ -20,11 +20,11 @@ use super::{
 use crate::streams::{
     client::OffsetAndMetadata,
     config::StreamsConfig,
-    error::{ProcessingError, Result, StreamsError},
+    error::{Result, StreamsError},
     processor::{DropReason, ErrorHandlers, NodeId, StoreId, TaskContext},
     record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
     state::Store,
-    topology::{NodeKind, SinkTopic, TimestampExtractor, Topology},
+    topology::{NodeKind, SinkTopic, TimestampExtractor, Topology, fail_on_invalid_timestamp},
 };
 
 /// What all tasks of an application share.
@@ -87,22 +87,6 @@ fn written_repartition_topics(topology: &Topology, nodes: &[NodeId]) -> Vec<Arc<
         }
     }
     topics
-}
-
-/// The record's own timestamp; a negative one stops the task (Kafka's `FailOnInvalidTimestamp`).
-pub fn fail_on_invalid_timestamp() -> TimestampExtractor {
-    Arc::new(|record, _, _| {
-        if record.timestamp < 0 {
-            return Err(ProcessingError::new(
-                "StreamsException",
-                format!(
-                    "record at {}-{} offset {} has an invalid (negative) timestamp {}: choose another timestamp extractor",
-                    record.topic, record.partition, record.offset, record.timestamp
-                ),
-            ));
-        }
-        Ok(record.timestamp)
-    })
 }
 
 /// See the module's documentation.

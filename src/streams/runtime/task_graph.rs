@@ -20,7 +20,7 @@ use crate::streams::{
         ProductionResponse, PunctuationType, ScheduleId, StoreId, TaskContext,
     },
     record::{AnyRecord, ConsumerRecord, Headers, ProducerRecord, RecordContext, Timestamp},
-    state::{CacheFlush, ChangelogRecord, Store},
+    state::{CacheFlush, ChangelogRecord, Store, StoreBuilder},
     topology::{BadRecordPolicy, DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology, changelog_topic},
 };
 
@@ -620,8 +620,16 @@ impl TaskContext for TaskGraph {
         (spec.global || spec.users.contains(&node)).then_some(id)
     }
 
+    fn store_builder(&self, store: StoreId) -> &StoreBuilder {
+        &self.topology.stores[store.0].builder
+    }
+
     fn record_context(&self) -> RecordContext {
         self.context.borrow().clone()
+    }
+
+    fn set_record_context(&self, context: RecordContext) {
+        *self.context.borrow_mut() = context;
     }
 
     fn context_timestamp(&self) -> Timestamp {

@@ -88,6 +88,38 @@ impl TopologyBuilder {
         self.store_ids.contains_key(name)
     }
 
+    /// Whether a node of that name exists.
+    pub fn has_node(&self, name: &str) -> bool {
+        self.node_ids.contains_key(name)
+    }
+
+    /// Takes record caches off all stores.
+    pub fn disable_caching(&mut self) {
+        for store in &mut self.stores {
+            store.builder.caching = false;
+        }
+    }
+
+    /// Refuses topics and logged stores with generated names: they would change with the topology (KIP-1111).
+    pub fn refuse_generated_names(&self) -> Result<()> {
+        let generated = |name: &str| {
+            name.len() > 11 && {
+                let digits = name.trim_end_matches("-repartition").trim_end_matches("-topic");
+                let (head, tail) = digits.split_at(digits.len().saturating_sub(10));
+                head.ends_with('-') && tail.len() == 10 && tail.bytes().all(|byte| byte.is_ascii_digit())
+            }
+        };
+        let topics = self.repartition_topics.keys().map(|name| ("repartition topic", &**name));
+        let stores = self.stores.iter().map(|store| ("store", store.builder.name.as_str()));
+        match topics.chain(stores).find(|(_, name)| generated(name)) {
+            Some((kind, name)) => Err(StreamsError::Topology(format!(
+                "{kind} {name} has a generated name, which changes with the topology: name it (Grouped, Repartitioned, \
+                 Joined or Materialized), or allow generated names"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Gives a processor access to a store. All users of a store run in one sub-topology.
     pub fn connect_processor_and_state_store(&mut self, processor: &str, store: &str) -> Result<()> {
         let node = self.node(processor)?;

@@ -4,13 +4,19 @@
 //! the test driver run the [`Topology`] it builds. Nothing here processes a record.
 
 mod builder;
+mod describe;
 mod node;
 mod subtopology;
+mod timestamp_extractor;
 
 pub use builder::TopologyBuilder;
 pub use node::{
     BadRecordPolicy, DecodedRecord, EncodedRecord, NodeKind, NodeSpec, Partitioner, RecordDecoder,
     RecordEncoder, SinkSpec, SinkTopic, SourceSpec, TimestampExtractor, serde_decoder, serde_encoder,
+};
+pub use timestamp_extractor::{
+    fail_on_invalid_timestamp, log_and_skip_on_invalid_timestamp, use_partition_time_on_invalid_timestamp,
+    wallclock_timestamp,
 };
 pub use subtopology::{InternalTopic, InternalTopicKind, Subtopology, changelog_topic, repartition_topic};
 

@@ -1,6 +1,6 @@
 //! Sub-topologies: the connected components of a topology, and the names of the topics inside the application.
 //!
-//! Derived names are computed here and nowhere else. Numbering follows Kafka's `makeNodeGroups`: sources first, by name.
+//! Derived names are computed here and nowhere else. Numbering follows Kafka's `makeNodeGroups`: by the first node added.
 
 use std::sync::Arc;
 
@@ -67,10 +67,8 @@ pub(super) fn split(
     groups: &mut UnionFind,
     global: &[NodeId],
 ) -> Vec<Subtopology> {
-    let mut by_name: Vec<NodeId> = (0..nodes.len()).filter(|id| !global.contains(id)).collect();
-    by_name.sort_by_key(|id| (!matches!(nodes[*id].kind, NodeKind::Source(_)), nodes[*id].name.clone()));
     let mut roots: Vec<NodeId> = Vec::new();
-    for id in by_name {
+    for id in (0..nodes.len()).filter(|id| !global.contains(id)) {
         let root = groups.root(id);
         if !roots.contains(&root) {
             roots.push(root);
