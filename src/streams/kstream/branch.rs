@@ -1,12 +1,7 @@
 //! `split`: each record goes to the first branch whose predicate wants it, else to the default branch, else nowhere
 //! (Kafka's `KStreamBranch`).
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     functions::{Data, Predicate, UserResult, predicate},

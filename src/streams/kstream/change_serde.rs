@@ -114,7 +114,10 @@ mod tests {
 
     #[test]
     fn a_length_beyond_the_end_is_refused() {
-        use crate::streams::{record::{ConsumerRecord, Headers}, serdes::HasSerde};
+        use crate::streams::{
+            record::{ConsumerRecord, Headers},
+            serdes::HasSerde,
+        };
         let decode = change_decoder(String::serde(), String::serde());
         let record = ConsumerRecord {
             topic: "t".into(),

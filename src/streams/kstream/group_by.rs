@@ -82,7 +82,10 @@ impl GroupedCore {
     }
 
     /// Adds an aggregation and returns its table.
-    pub fn aggregate<K: Data, V: Data, KR: Data, VR: Data>(&self, aggregation: Aggregation) -> KTable<KR, VR> {
+    pub fn aggregate<K: Data, V: Data, KR: Data, VR: Data>(
+        &self,
+        aggregation: Aggregation,
+    ) -> KTable<KR, VR> {
         let stream = self.aggregated_stream::<K, V>(&aggregation.store.name);
         let versioned = matches!(aggregation.store.kind, crate::streams::state::StoreKind::Versioned { .. });
         let at_build = aggregation.processor.clone();

@@ -90,10 +90,6 @@ impl<K, V> KStream<K, V> {
 
 impl<K, V> Clone for KStream<K, V> {
     fn clone(&self) -> Self {
-        Self {
-            core: self.core.clone(),
-            join_repartition: self.join_repartition.clone(),
-            types: PhantomData,
-        }
+        Self { core: self.core.clone(), join_repartition: self.join_repartition.clone(), types: PhantomData }
     }
 }

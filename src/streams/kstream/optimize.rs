@@ -109,15 +109,13 @@ fn merge_repartition_topics(graph: &mut Graph) -> Result<()> {
         graph.nodes.push(GraphNode::new(single_name.clone(), NodeKind::Repartition(single)));
         graph.nodes[id].build_priority = graph.nodes[key_changer].build_priority;
         for replaced in repartitions {
-            let child =
-                parent_matching(graph, replaced, &|node| node.parents.contains(&key_changer)).ok_or_else(
-                    || {
-                        StreamsError::fatal(format!(
-                            "{} is not below {}",
-                            graph.nodes[replaced].name, graph.nodes[key_changer].name
-                        ))
-                    },
-                )?;
+            let child = parent_matching(graph, replaced, &|node| node.parents.contains(&key_changer))
+                .ok_or_else(|| {
+                    StreamsError::fatal(format!(
+                        "{} is not below {}",
+                        graph.nodes[replaced].name, graph.nodes[key_changer].name
+                    ))
+                })?;
             graph.add_child(id, child);
             graph.remove_child(key_changer, child);
             let (children, parents) =

@@ -30,9 +30,7 @@ pub(crate) fn peek_processor(action: ForeachAction, forward: bool) -> ProcessorS
     Arc::new(move || Box::new(Peek { action: action.clone(), forward }))
 }
 
-fn action<K: Data, V: Data>(
-    f: impl Fn(Option<&K>, Option<&V>) + Send + Sync + 'static,
-) -> ForeachAction {
+fn action<K: Data, V: Data>(f: impl Fn(Option<&K>, Option<&V>) + Send + Sync + 'static) -> ForeachAction {
     Arc::new(move |key, value| {
         f(typed(key)?, typed(value)?);
         Ok(())

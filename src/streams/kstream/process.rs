@@ -47,7 +47,8 @@ impl<K: Data, V: Data> KStream<K, V> {
         named: impl Into<Named>,
         stores: &[&str],
     ) -> KStream<KR, VR> {
-        let core = self.processed(Arc::new(move || erase(supplier())), &named.into(), "KSTREAM-PROCESSOR-", stores);
+        let core =
+            self.processed(Arc::new(move || erase(supplier())), &named.into(), "KSTREAM-PROCESSOR-", stores);
         KStream::new(StreamCore { key_serde: None, value_serde: None, repartition_required: true, ..core })
     }
 

@@ -6,11 +6,11 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
+    filter::filter_processor,
     functions::Data,
     graph::{Graph, GraphNode, NodeKind},
     kstream::{KStream, StreamCore},
     options::Repartitioned,
-    filter::filter_processor,
 };
 use crate::streams::{
     error::Result,
@@ -94,7 +94,8 @@ impl Repartition {
         match &self.filter_name {
             Some(filter) => {
                 let drop_null_keys = self.drop_null_keys;
-                let keep = Arc::new(move |key: Option<&_>, _: Option<&_>| Ok(!drop_null_keys || key.is_some()));
+                let keep =
+                    Arc::new(move |key: Option<&_>, _: Option<&_>| Ok(!drop_null_keys || key.is_some()));
                 topology.add_processor(filter, filter_processor(keep, false), parents)?;
                 topology.add_sink(&self.sink_name, sink, &[filter])?;
             }

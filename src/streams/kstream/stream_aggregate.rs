@@ -73,17 +73,14 @@ impl AnyProcessor for StreamAggregateProcessor {
 
     fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
         if record.key.is_none() || record.value.is_none() {
-            let reason =
-                if record.key.is_none() { DropReason::NullKey } else { DropReason::NullValue };
+            let reason = if record.key.is_none() { DropReason::NullKey } else { DropReason::NullValue };
             context.drop_record(reason);
             return Ok(());
         }
         let (store, forwarder) = self.store.as_ref().expect("init runs before the first record");
         let key = record.key.as_ref();
         let (old, aggregate, timestamp) = match store.get(context, key)? {
-            Some(row) => {
-                (Some(row.value.clone()), Some(row.value), record.timestamp.max(row.timestamp))
-            }
+            Some(row) => (Some(row.value.clone()), Some(row.value), record.timestamp.max(row.timestamp)),
             None => {
                 let initial = (self.initializer)()?;
                 // Kafka reports the initializer's value as the old value of a first update, which a regrouping then subtracts.
@@ -128,9 +125,8 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
 
     fn counted(&self, named: &Named, mut materialized: Materialized<K, i64>) -> KTable<K, i64> {
         materialized.value_serde.get_or_insert_with(i64::serde);
-        let add_one = |_: Option<&K>, _: Option<&V>, count: Option<&i64>| {
-            Ok(count.map(|count| count.wrapping_add(1)))
-        };
+        let add_one =
+            |_: Option<&K>, _: Option<&V>, count: Option<&i64>| Ok(count.map(|count| count.wrapping_add(1)));
         self.aggregated(initializer(|| Ok(Some(0_i64))), aggregator(add_one), named, materialized)
     }
 

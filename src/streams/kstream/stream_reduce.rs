@@ -64,8 +64,7 @@ impl AnyProcessor for StreamReduceProcessor {
 
     fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
         if record.key.is_none() || record.value.is_none() {
-            let reason =
-                if record.key.is_none() { DropReason::NullKey } else { DropReason::NullValue };
+            let reason = if record.key.is_none() { DropReason::NullKey } else { DropReason::NullValue };
             context.drop_record(reason);
             return Ok(());
         }

@@ -3,12 +3,7 @@
 //! A table is known by the operator that makes it ([`TableProcessor`]): whoever reads it asks that operator for a getter, and
 //! whoever must know what a change replaced asks it to send old values. Both may make the operator keep a store.
 
-use std::{
-    cell::Cell,
-    collections::BTreeSet,
-    marker::PhantomData,
-    rc::Rc,
-};
+use std::{cell::Cell, collections::BTreeSet, marker::PhantomData, rc::Rc};
 
 use super::{
     graph::{Graph, GraphNodeId, SharedGraph},

@@ -239,11 +239,8 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
         materialized.key_serde = materialized.key_serde.or(self.core.key_serde.clone());
         let store = materialized.key_value_store::<K, A>(&mut graph);
         drop(graph);
-        let processor = Rc::new(TableAggregate {
-            store: store.name.clone(),
-            fold,
-            send_old_values: Cell::new(false),
-        });
+        let processor =
+            Rc::new(TableAggregate { store: store.name.clone(), fold, send_old_values: Cell::new(false) });
         self.core.aggregate::<K, V, A>(named, prefix, &materialized, store, processor)
     }
 }

@@ -97,8 +97,7 @@ impl AnyProcessor for TableMapValuesProcessor {
         let change = AnyRecord { value, old, ..record };
         match &self.store {
             Some((store, forwarder)) => {
-                let put =
-                    store.put(context, change.key.as_ref(), change.value.clone(), change.timestamp)?;
+                let put = store.put(context, change.key.as_ref(), change.value.clone(), change.timestamp)?;
                 forwarder.forward_put(context, put, change)
             }
             None => context.forward(change),

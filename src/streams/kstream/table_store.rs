@@ -86,8 +86,8 @@ impl TableStore {
         let key = key_bytes(&self.key_serde, key)?;
         let record_context = context.record_context();
         if self.versioned {
-            let put = context
-                .with_versioned(self.id, |store| store.put(key, value, timestamp, &record_context))?;
+            let put =
+                context.with_versioned(self.id, |store| store.put(key, value, timestamp, &record_context))?;
             return Ok(match put {
                 VersionedPut::Latest => TablePut::Put { is_latest: true },
                 VersionedPut::ValidTo(_) => TablePut::Put { is_latest: false },
@@ -116,8 +116,7 @@ impl TupleForwarder {
         if store.caching {
             let key_serde = store.key_serde.clone();
             context.forward_on_flush(store.id, move |flush| {
-                let timestamp =
-                    flush.new.as_ref().map_or(flush.context.timestamp, |value| value.timestamp);
+                let timestamp = flush.new.as_ref().map_or(flush.context.timestamp, |value| value.timestamp);
                 Ok(Some(AnyRecord::change(
                     Some(key_serde.deserialize(&flush.key)?),
                     flush.new.map(|row| row.value),
@@ -142,12 +141,7 @@ impl TupleForwarder {
     }
 
     /// Forwards the change a put made, unless it was refused.
-    pub fn forward_put(
-        &self,
-        context: NodeContext<'_>,
-        put: TablePut,
-        mut record: AnyRecord,
-    ) -> Result<()> {
+    pub fn forward_put(&self, context: NodeContext<'_>, put: TablePut, mut record: AnyRecord) -> Result<()> {
         match put {
             TablePut::NotPut => Ok(()),
             TablePut::Put { is_latest } => {

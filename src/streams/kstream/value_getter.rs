@@ -50,7 +50,11 @@ impl ValueGetterSupplier {
     /// Applies `f` to each row another getter reads.
     pub fn mapped(
         parent: Self,
-        f: impl Fn(NodeContext<'_>, Option<&AnyValue>, Option<ValueAndTimestamp>) -> Result<Option<ValueAndTimestamp>>
+        f: impl Fn(
+            NodeContext<'_>,
+            Option<&AnyValue>,
+            Option<ValueAndTimestamp>,
+        ) -> Result<Option<ValueAndTimestamp>>
         + Send
         + Sync
         + 'static,

@@ -7,7 +7,10 @@ use crate::streams::{
     config::{Semantics, StreamsConfig},
     error::Result,
     record::{AnyRecord, RecordContext, Timestamp},
-    state::{CacheFlush, ChangeBuffer, KeyValueStore, SessionStore, Store, StoreBuilder, VersionedStore, WindowStore},
+    state::{
+        CacheFlush, ChangeBuffer, KeyValueStore, SessionStore, Store, StoreBuilder, VersionedStore,
+        WindowStore,
+    },
 };
 
 /// A store of the task.

@@ -159,9 +159,9 @@ fn java_hash_order<T>(items: &mut [T], key: impl Fn(&T) -> &str) {
         buckets *= 2;
     }
     items.sort_by_key(|item| {
-        let hash = key(item).encode_utf16().fold(0_u32, |hash, unit| {
-            hash.wrapping_mul(31).wrapping_add(u32::from(unit))
-        });
+        let hash = key(item)
+            .encode_utf16()
+            .fold(0_u32, |hash, unit| hash.wrapping_mul(31).wrapping_add(u32::from(unit)));
         ((hash ^ (hash >> 16)) as usize) & (buckets - 1)
     });
 }

@@ -14,11 +14,11 @@ pub use node::{
     BadRecordPolicy, DecodedRecord, EncodedRecord, NodeKind, NodeSpec, Partitioner, RecordDecoder,
     RecordEncoder, SinkSpec, SinkTopic, SourceSpec, TimestampExtractor, serde_decoder, serde_encoder,
 };
+pub use subtopology::{InternalTopic, InternalTopicKind, Subtopology, changelog_topic, repartition_topic};
 pub use timestamp_extractor::{
     fail_on_invalid_timestamp, log_and_skip_on_invalid_timestamp, use_partition_time_on_invalid_timestamp,
     wallclock_timestamp,
 };
-pub use subtopology::{InternalTopic, InternalTopicKind, Subtopology, changelog_topic, repartition_topic};
 
 use std::{collections::BTreeMap, sync::Arc};
 
