@@ -20,7 +20,7 @@ use super::{
     global_thread::{self, GlobalThread},
     internal_topics,
     stream_thread::{Clock, StreamThread, ThreadParts, ThreadStatus},
-    task::{TaskOptions, fail_on_invalid_timestamp},
+    task::TaskOptions,
     task_manager::TaskState,
 };
 use crate::streams::{
@@ -30,7 +30,7 @@ use crate::streams::{
     metrics::StreamsMetrics,
     processor::{DropReason, ErrorHandlers},
     record::{Timestamp, TopicPartition},
-    topology::{TimestampExtractor, Topology},
+    topology::{TimestampExtractor, Topology, fail_on_invalid_timestamp},
 };
 
 /// Where an application is in its life.

@@ -26,7 +26,8 @@ pub use internal_topics::{
 };
 pub use kafka_streams::{KafkaStreams, RunOptions, State, Totals, system_clock};
 pub use stream_thread::{Clock, StreamThread, ThreadParts, ThreadStatus};
-pub use task::{StreamTask, TaskOptions, fail_on_invalid_timestamp};
+pub use super::topology::fail_on_invalid_timestamp;
+pub use task::{StreamTask, TaskOptions};
 pub use task_graph::{GlobalStores, TaskGraph};
 pub use task_id::TaskId;
 pub use task_manager::TaskState;
