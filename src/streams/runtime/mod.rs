@@ -20,13 +20,13 @@ mod task_id;
 mod task_manager;
 mod watermark;
 
+pub use super::topology::fail_on_invalid_timestamp;
 pub use changelog_reader::RestoreProgress;
 pub use internal_topics::{
     PartitionPlan, create as create_internal_topics, plan as plan_partitions, wanted as internal_topics,
 };
 pub use kafka_streams::{KafkaStreams, RunOptions, State, Totals, system_clock};
 pub use stream_thread::{Clock, StreamThread, ThreadParts, ThreadStatus};
-pub use super::topology::fail_on_invalid_timestamp;
 pub use task::{StreamTask, TaskOptions};
 pub use task_graph::{GlobalStores, TaskGraph};
 pub use task_id::TaskId;
