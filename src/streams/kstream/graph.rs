@@ -118,7 +118,7 @@ pub(crate) struct GraphNode {
     pub stream_join: Option<StreamJoinNode>,
     /// How long results of this node may still change: grace of windows (and gap of sessions), for suppress.
     pub window_grace_ms: Option<i64>,
-    written: bool,
+    pub written: bool,
 }
 
 impl GraphNode {
