@@ -221,7 +221,7 @@ pub fn told<T: std::fmt::Debug>(outcome: &Outcome<T>) -> &'static str {
 #[macro_export]
 macro_rules! ledger_contract_tests {
     ($fixture:ident) => {
-        $crate::ledger_contract_tests! { $fixture:
+        $crate::ledger_contract_tests! { $fixture ledger_contract:
             migrations_may_be_repeated
             a_campaign_lives_along_its_arrows
             a_limit_never_falls_below_what_is_issued
@@ -245,12 +245,12 @@ macro_rules! ledger_contract_tests {
             the_database_itself_holds_the_cap
         }
     };
-    ($fixture:ident: $($case:ident)+) => {
+    ($fixture:ident $contract:ident: $($case:ident)+) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
                 if let Some(fixture) = $fixture().await {
-                    ledger_contract::$case(fixture).await;
+                    $contract::$case(fixture).await;
                 }
             }
         )+

@@ -2,6 +2,8 @@
 
 #[path = "../common/ledger_contract.rs"]
 mod ledger_contract;
+#[path = "../common/relay_contract.rs"]
+mod relay_contract;
 
 use ledger_contract::Fixture;
 
@@ -12,3 +14,4 @@ async fn sqlite() -> Option<Fixture> {
 }
 
 crate::ledger_contract_tests!(sqlite);
+crate::relay_contract_tests!(sqlite);

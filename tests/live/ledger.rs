@@ -2,6 +2,8 @@
 
 #[path = "../common/ledger_contract.rs"]
 mod ledger_contract;
+#[path = "../common/relay_contract.rs"]
+mod relay_contract;
 
 use ledger_contract::Fixture;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -25,3 +27,5 @@ async fn postgres() -> Option<Fixture> {
 }
 
 crate::ledger_contract_tests!(postgres);
+crate::relay_contract_tests!(postgres);
+crate::ledger_contract_tests! { postgres relay_contract: a_slower_transaction_is_not_skipped }

@@ -138,6 +138,11 @@ impl Relay {
         &self.metrics
     }
 
+    /// This relay's name in the leases, see [`outbox::release_leases`].
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
     /// Carries events until `stop`, then as far as one more round takes it, and gives the lanes back.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
@@ -255,7 +260,7 @@ impl Relay {
         Ok((rows, sent))
     }
 
-    async fn park(&self, rows: &[UnsentRow], sent: &Sent) -> Result<usize, RelayError> {
+    async fn park(&mut self, rows: &[UnsentRow], sent: &Sent) -> Result<usize, RelayError> {
         let mut parked = 0;
         for (id, reason) in &sent.refused {
             let lane = rows.iter().find(|row| row.id == *id).map(|row| row.row.lane);
@@ -272,7 +277,7 @@ impl Relay {
         Ok(parked)
     }
 
-    async fn mark(&self, acknowledged: &[i64]) -> Result<usize, RelayError> {
+    async fn mark(&mut self, acknowledged: &[i64]) -> Result<usize, RelayError> {
         if acknowledged.is_empty() {
             return Ok(0);
         }
