@@ -4,9 +4,9 @@
 mod bad_input;
 mod gate;
 mod http;
+mod ledger;
 mod streams_runtime;
 
 #[path = "../contract/mod.rs"]
 mod contract;
 mod embedded_contract;
-mod ledger;
