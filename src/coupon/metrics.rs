@@ -22,6 +22,10 @@ pub struct CouponMetrics {
     pub confirms_dropped: IntCounter,
     /// Campaigns marked for a rebuild of the gate, because a seat collided or the gate forgot.
     pub gate_rebuilds_requested: IntCounter,
+    /// Seats pending at the gate, over all campaigns, as the sweeper last saw.
+    pub gate_pending: IntGauge,
+    /// Overdue seats the sweeper resolved, by what became of them (`confirmed`, `released`).
+    pub sweeper_seats: IntCounterVec,
 }
 
 impl CouponMetrics {
@@ -57,12 +61,20 @@ impl CouponMetrics {
                 "coupon_gate_rebuilds_requested_total",
                 "Times a campaign was marked for a rebuild of the gate.",
             )),
+            gate_pending: made(IntGauge::new(
+                "coupon_gate_pending",
+                "Seats pending at the gate, as the sweeper last saw.",
+            )),
+            sweeper_seats: made(IntCounterVec::new(
+                Opts::new("coupon_sweeper_seats_total", "Overdue seats the sweeper resolved."),
+                &["outcome"],
+            )),
         }
     }
 
     /// Registers everything.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let all: [Box<dyn Collector>; 7] = [
+        let all: [Box<dyn Collector>; 9] = [
             Box::new(self.decisions.clone()),
             Box::new(self.dependency_seconds.clone()),
             Box::new(self.dependency_errors.clone()),
@@ -70,6 +82,8 @@ impl CouponMetrics {
             Box::new(self.issue_queue.clone()),
             Box::new(self.confirms_dropped.clone()),
             Box::new(self.gate_rebuilds_requested.clone()),
+            Box::new(self.gate_pending.clone()),
+            Box::new(self.sweeper_seats.clone()),
         ];
         all.into_iter().try_for_each(|metric| registry.register(metric))
     }

@@ -24,4 +24,5 @@ pub mod redeem;
 pub mod relay;
 pub mod service;
 mod snapshot;
+pub mod sweeper;
 pub mod verify;

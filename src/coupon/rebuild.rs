@@ -7,11 +7,16 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 use super::{
     db::DbResult,
-    gate::{Amendment, CampaignChange, CampaignMeta, CampaignState, GateError, GateState, IssueWindow},
+    gate::{
+        Amendment, CampaignChange, CampaignMeta, CampaignState, GateError, GateState, GateStock, IssueWindow,
+    },
     ids::CouponId,
     model::{Coupon, CouponStatus},
     service::CouponService,
@@ -37,6 +42,11 @@ pub(super) enum Told {
     /// It does not; `repair_gate` tries again.
     Stale,
 }
+
+/// How long another process's rebuild may stand still before it counts as abandoned.
+const STANDSTILL_MAX: Duration = Duration::from_secs(2);
+/// Pause between two looks at another process's rebuild.
+const STANDSTILL_POLL: Duration = Duration::from_millis(20);
 
 /// Rounds of "the campaign changed meanwhile" before leaving it to the next repair.
 const ROUNDS_MAX: usize = 5;
@@ -80,11 +90,9 @@ impl CouponService {
         let _alone = lock.lock().await;
         let mut epoch_at_least = 1;
         if let Because::Unknown = because {
-            // Somebody may have rebuilt it while this caller waited.
-            match self.gate.stock(id).await {
-                Ok(stock) if !matches!(stock.state, GateState::NotReady | GateState::Rebuilding) => {
-                    return Ok(Told::Current);
-                }
+            // Somebody may have rebuilt it while this caller waited, or be at it.
+            match self.settled(id).await {
+                Ok(stock) if decides(&stock) => return Ok(Told::Current),
                 Ok(stock) => epoch_at_least = stock.epoch + 1,
                 Err(error) => {
                     self.gate_failed("stock", &error);
@@ -115,6 +123,14 @@ impl CouponService {
             match self.gate.rebuild(meta, members).await {
                 Ok(()) => {}
                 Err(GateError::Stale { epoch, .. }) => {
+                    // Another process raised the epoch after this one: its rebuild is as good, so it is left to it.
+                    // Otherwise the gate remembers another life of this id, and its epoch is outdone.
+                    let newer = self.ledger.campaign(id, self.clock.now()).await?;
+                    if newer.is_some_and(|newer| newer.epoch > coupon.epoch)
+                        && self.settled(id).await.is_ok_and(|stock| decides(&stock))
+                    {
+                        return Ok(Told::Current);
+                    }
                     epoch_at_least = epoch + 1;
                     continue;
                 }
@@ -128,6 +144,20 @@ impl CouponService {
             }
         }
         Ok(Told::Stale)
+    }
+
+    /// What the gate holds of a campaign once no rebuild of it makes progress any more.
+    async fn settled(&self, id: CouponId) -> Result<GateStock, GateError> {
+        let mut last = self.gate.stock(id).await?;
+        let mut since = Instant::now();
+        while last.state == GateState::Rebuilding && since.elapsed() < STANDSTILL_MAX {
+            tokio::time::sleep(STANDSTILL_POLL).await;
+            let stock = self.gate.stock(id).await?;
+            if stock != last {
+                (last, since) = (stock, Instant::now());
+            }
+        }
+        Ok(last)
     }
 
     /// Tells the gate of every campaign it may not know the latest of; a bounded step for a timer. Returns how many
@@ -149,6 +179,10 @@ impl CouponService {
         self.metrics.dependency_errors.with_label_values(&["gate", kind]).inc();
         tracing::warn!(call, %error, "the gate failed");
     }
+}
+
+fn decides(stock: &GateStock) -> bool {
+    !matches!(stock.state, GateState::NotReady | GateState::Rebuilding)
 }
 
 /// Why the gate is rebuilt.

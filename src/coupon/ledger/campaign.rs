@@ -288,6 +288,23 @@ impl Ledger {
         rows.iter().map(|row| rows::coupon(row, 0, now)).collect()
     }
 
+    /// Campaigns whose gate needs looking after: open, paused, or closed since `closed_since`. `issued_count` is 0.
+    pub async fn campaigns_to_sweep(&self, closed_since: UtcMicros, now: UtcMicros) -> DbResult<Vec<Coupon>> {
+        let rows = self
+            .db
+            .read(
+                concat!(
+                    "select ",
+                    coupon_columns!(),
+                    " from coupons where status in ('OPEN', 'PAUSED') or (status = 'CLOSED' and updated_at >= $1) \
+                     order by coupon_id"
+                ),
+                &[Param::Int(closed_since.micros())],
+            )
+            .await?;
+        rows.iter().map(|row| rows::coupon(row, 0, now)).collect()
+    }
+
     /// Raises the epoch, to at least `at_least`. Waits for every issuing transaction of the campaign; afterwards no
     /// row admitted under an older epoch can land any more.
     pub async fn raise_epoch(&self, id: CouponId, at_least: i64, now: UtcMicros) -> DbResult<Option<Coupon>> {
