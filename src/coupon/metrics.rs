@@ -24,6 +24,8 @@ pub struct CouponMetrics {
     pub gate_rebuilds_requested: IntCounter,
     /// Seats pending at the gate, over all campaigns, as the sweeper last saw.
     pub gate_pending: IntGauge,
+    /// Seats by which gate and ledger differ, over all campaigns, as the sweeper last counted.
+    pub gate_drift: IntGauge,
     /// Overdue seats the sweeper resolved, by what became of them (`confirmed`, `released`).
     pub sweeper_seats: IntCounterVec,
 }
@@ -65,6 +67,10 @@ impl CouponMetrics {
                 "coupon_gate_pending",
                 "Seats pending at the gate, as the sweeper last saw.",
             )),
+            gate_drift: made(IntGauge::new(
+                "coupon_gate_drift",
+                "Seats by which gate and ledger differ, as the sweeper last counted.",
+            )),
             sweeper_seats: made(IntCounterVec::new(
                 Opts::new("coupon_sweeper_seats_total", "Overdue seats the sweeper resolved."),
                 &["outcome"],
@@ -74,7 +80,7 @@ impl CouponMetrics {
 
     /// Registers everything.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let all: [Box<dyn Collector>; 9] = [
+        let all: [Box<dyn Collector>; 10] = [
             Box::new(self.decisions.clone()),
             Box::new(self.dependency_seconds.clone()),
             Box::new(self.dependency_errors.clone()),
@@ -83,6 +89,7 @@ impl CouponMetrics {
             Box::new(self.confirms_dropped.clone()),
             Box::new(self.gate_rebuilds_requested.clone()),
             Box::new(self.gate_pending.clone()),
+            Box::new(self.gate_drift.clone()),
             Box::new(self.sweeper_seats.clone()),
         ];
         all.into_iter().try_for_each(|metric| registry.register(metric))

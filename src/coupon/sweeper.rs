@@ -1,8 +1,8 @@
 //! The sweeper: brings gate and ledger back together after whatever was cut off between them.
 //!
 //! A timer's step beside the API, in every process that issues. An issue that died, or whose ledger did not answer,
-//! leaves a seat *pending* at the gate; a flushed Redis leaves a campaign unknown there; a gate that could not be
-//! told of a change leaves a mark in the ledger. Each step asks the ledger, which is the truth, and tells the gate.
+//! leaves a seat *pending* at the gate; a flushed Redis leaves a campaign unknown there; a replica that missed writes
+//! leaves fewer members than rows; a gate that could not be told of a change leaves a mark in the ledger. Each step asks the ledger, which is the truth, and tells the gate.
 //!
 //! What must always hold:
 //! * A seat is given back only after its token is **fenced** in the ledger: a transaction that is still on its way
@@ -36,6 +36,8 @@ const CLAIMS_MAX: usize = 40;
 const LOOKUPS_MAX: usize = 8;
 /// A closed campaign is looked at for this long, for the issues that were under way when it closed.
 const CLOSED_SWEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// How often gate and ledger are counted against each other.
+const DRIFT_INTERVAL: Duration = Duration::from_secs(30);
 /// How often what is past its time is deleted from the ledger, and how much at once.
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 const PURGE_MAX: usize = 10_000;
@@ -59,6 +61,7 @@ pub struct Sweeper {
     /// Campaigns found in need of a rebuild by the step before. What looks wrong may be another process at work, so
     /// only what still looks exactly the same one step later is taken in hand.
     suspects: HashMap<CouponId, Suspicion>,
+    drift_counted_at: Option<UtcMicros>,
 }
 
 /// What a campaign that needs a rebuild looks like; any progress changes it.
@@ -81,7 +84,7 @@ enum Interrupted {
 impl Sweeper {
     /// A sweeper of the service's gate and ledger.
     pub fn new(service: CouponService) -> Self {
-        Self { service, suspects: HashMap::new() }
+        Self { service, suspects: HashMap::new(), drift_counted_at: None }
     }
 
     /// Steps at once and then every `interval`, until `stop` is true.
@@ -118,17 +121,32 @@ impl Sweeper {
             }
         };
         self.suspects.retain(|id, _| campaigns.iter().any(|campaign| campaign.coupon_id == *id));
-        let mut pending = 0;
+        let since_counted = self.drift_counted_at.map(|at| now.micros() - at.micros());
+        let count_drift = since_counted.is_none_or(|us| us >= DRIFT_INTERVAL.as_micros() as i64);
+        let (mut pending, mut drift) = (0, 0);
         for campaign in &campaigns {
             match self.sweep_campaign(campaign, &mut swept).await {
                 Ok(left) => pending += left,
                 Err(error) => {
                     tracing::warn!(coupon = campaign.coupon_id.get(), %error, "a campaign could not be swept");
                     swept.failed += 1;
+                    continue;
+                }
+            }
+            if count_drift && !self.suspects.contains_key(&campaign.coupon_id) {
+                match self.drift(campaign.coupon_id).await {
+                    Ok(seats) => drift += seats,
+                    Err(error) => {
+                        tracing::warn!(coupon = campaign.coupon_id.get(), %error, "drift could not be counted");
+                    }
                 }
             }
         }
         let metrics = &self.service.metrics;
+        if count_drift {
+            self.drift_counted_at = Some(now);
+            metrics.gate_drift.set(drift);
+        }
         metrics.gate_pending.set(pending);
         metrics.sweeper_seats.with_label_values(&["confirmed"]).inc_by(swept.confirmed as u64);
         metrics.sweeper_seats.with_label_values(&["released"]).inc_by(swept.released as u64);
@@ -164,6 +182,31 @@ impl Sweeper {
             swept.rebuilt += 1;
         }
         Ok(stock.pending)
+    }
+
+    /// By how many seats gate and ledger differ although nothing is under way; marks the campaign when they do.
+    ///
+    /// Issues go on meanwhile, so the order of the reads matters: a row counted *before* the gate is asked has a
+    /// member there, and a confirmed member has a row when rows are counted *after*.
+    async fn drift(&self, id: CouponId) -> Result<i64, Interrupted> {
+        let rows_before = self.rows(id).await?;
+        let stock = self.service.gate.stock(id).await?;
+        if matches!(stock.state, GateState::NotReady | GateState::Rebuilding) {
+            return Ok(0);
+        }
+        let rows_after = self.rows(id).await?;
+        let without_member = (rows_before - stock.admitted).max(0);
+        let without_row = (stock.admitted - stock.pending - rows_after).max(0);
+        if without_member + without_row > 0 {
+            tracing::warn!(coupon = id.get(), without_member, without_row, "gate and ledger differ");
+            self.service.ledger.mark_gate_stale(id, stock.epoch).await?;
+        }
+        Ok(without_member + without_row)
+    }
+
+    async fn rows(&self, id: CouponId) -> Result<i64, Interrupted> {
+        let coupon = self.service.ledger.coupon(id, self.service.clock.now()).await?;
+        Ok(coupon.map_or(0, |coupon| coupon.issued_count))
     }
 
     async fn resolve_overdue(

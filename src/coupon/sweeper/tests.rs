@@ -167,6 +167,13 @@ impl Setting {
         self.ledger.record_issuances(&[issuance], issued_at).await.unwrap().remove(0)
     }
 
+    /// A replica that missed every write is promoted: the campaign is known there, its members are not.
+    async fn miss_every_write(&self) {
+        let campaign = self.ledger.campaign(self.coupon, UtcMicros::clamped(1)).await.unwrap().unwrap();
+        self.gate.gate.forget_all();
+        self.gate.open(meta(&campaign).unwrap()).await.unwrap();
+    }
+
     async fn stock(&self) -> GateStock {
         self.gate.stock(self.coupon).await.unwrap()
     }
@@ -291,10 +298,7 @@ async fn a_gate_that_missed_writes_is_brought_back_to_the_ledgers_seats() {
     let setting = Setting::new(10).await;
     assert!(setting.issue(1).await);
     setting.confirmed(0).await;
-    // A replica that missed everything is promoted: the campaign is known there, its members are not.
-    let campaign = setting.ledger.campaign(setting.coupon, UtcMicros::clamped(1)).await.unwrap().unwrap();
-    setting.gate.gate.forget_all();
-    setting.gate.open(meta(&campaign).unwrap()).await.unwrap();
+    setting.miss_every_write().await;
     assert_eq!(setting.admit_and_die(9).await.slot, 1);
     assert_eq!(setting.admit_and_die(1).await.slot, 2, "the ledger has user 1 on slot 1");
 
@@ -305,6 +309,30 @@ async fn a_gate_that_missed_writes_is_brought_back_to_the_ledgers_seats() {
     assert_eq!(sweeper.sweep_once().await, Swept::default(), "the mark is noticed");
     assert_eq!(sweeper.sweep_once().await, Swept { rebuilt: 1, ..Swept::default() });
     assert_eq!(setting.held().await, [vec![(1, 1)], vec![(1, 1)]]);
+}
+
+#[tokio::test]
+async fn rows_without_members_are_counted_and_repaired() {
+    let setting = Setting::new(10).await;
+    for id in 1..=3 {
+        assert!(setting.issue(id).await);
+    }
+    setting.confirmed(0).await;
+    let mut sweeper = setting.sweeper();
+    assert_eq!(sweeper.sweep_once().await, Swept::default());
+    assert_eq!(setting.service.metrics.gate_drift.get(), 0);
+
+    setting.miss_every_write().await;
+    setting.pass(DRIFT_INTERVAL);
+    sweeper.sweep_once().await;
+    assert_eq!(setting.service.metrics.gate_drift.get(), 3);
+    sweeper.sweep_once().await;
+    assert_eq!(sweeper.sweep_once().await, Swept { rebuilt: 1, ..Swept::default() });
+    let [gate, ledger] = setting.held().await;
+    assert_eq!(gate, ledger);
+    setting.pass(DRIFT_INTERVAL);
+    sweeper.sweep_once().await;
+    assert_eq!(setting.service.metrics.gate_drift.get(), 0);
 }
 
 #[tokio::test]
@@ -344,13 +372,14 @@ async fn after_random_faults_gate_and_ledger_agree_once_quiet() {
                 let _died = setting.gate.admit(setting.coupon, id, Uuid::new_v4()).await.unwrap();
             }
             65..75 => setting.gate.deaf.store(rng.random_bool(0.5), Ordering::SeqCst),
-            75..80 => setting.gate.gate.forget_all(),
-            80..90 => setting.pass(LEASE / 2),
+            75..78 => setting.gate.gate.forget_all(),
+            78..81 => setting.miss_every_write().await,
+            81..90 => setting.pass(LEASE / 2),
             _ => drop(sweeper.sweep_once().await),
         }
     }
     setting.gate.deaf.store(false, Ordering::SeqCst);
-    for _ in 0..6 {
+    for _ in 0..8 {
         setting.pass(LEASE);
         assert_eq!(sweeper.sweep_once().await.failed, 0, "seed {seed}");
     }
