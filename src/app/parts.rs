@@ -8,7 +8,7 @@ use crate::{
     cli::Failure,
     config::{Config, GateKind, LogConfig},
     coupon::{
-        gate::{Gate, GateError, embedded::EmbeddedGate},
+        gate::{Gate, GateError, embedded::EmbeddedGate, memo::SoldOutMemo},
         ledger::Ledger,
     },
     streams::client::{ClientSupplier, embedded::EmbeddedLog},
@@ -64,7 +64,8 @@ pub async fn gate(config: &Config) -> Result<Arc<dyn Gate>, Failure> {
             pending_lease: config.gate.pending_timeout,
         };
         match RedisGate::connect(settings).await {
-            Ok(gate) => return Ok(Arc::new(gate)),
+            Ok(gate) if config.gate.sold_out_memo.is_zero() => return Ok(Arc::new(gate)),
+            Ok(gate) => return Ok(Arc::new(SoldOutMemo::new(gate, config.gate.sold_out_memo))),
             Err(error @ GateError::Misconfigured { .. }) => return Err(Failure::of("redis.url", error)),
             Err(error) => {
                 tracing::warn!(%error, "waiting for the gate's Redis");

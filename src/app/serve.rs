@@ -22,7 +22,7 @@ use super::{parts, topics};
 use crate::{
     cli::{Failure, Role},
     config::{Config, Secret, TopicsConfig},
-    coupon::{clock::Clock, ledger::Ledger, service::CouponService},
+    coupon::{clock::Clock, ledger::Ledger, service::CouponService, sweeper::Sweeper},
     http::{self, ApiState, InFlight, admin::AdminGuard, ops::Check},
     streams::client::ClientSupplier,
     telemetry,
@@ -80,6 +80,8 @@ pub struct Process {
     ledger: Ledger,
     http_stop: watch::Sender<bool>,
     http: Option<JoinHandle<usize>>,
+    /// Runs where the API does: an embedded gate lives in that process only.
+    sweeper: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
 impl Process {
@@ -99,10 +101,20 @@ impl Process {
         let topics_ready = ensure_topics(log.clone(), config.topics.clone());
 
         let (http_stop, stopped) = watch::channel(false);
-        let mut process =
-            Self { address: None, service: service.clone(), log, ledger, http_stop, http: None };
+        let mut process = Self {
+            address: None,
+            service: service.clone(),
+            log,
+            ledger,
+            http_stop,
+            http: None,
+            sweeper: None,
+        };
         if roles.contains(&Role::Api) {
             let readiness = readiness(service.clone(), topics_ready);
+            let (sweeper_stop, stop_sweeper) = watch::channel(false);
+            let sweeping = Sweeper::new((*service).clone()).run(config.gate.sweep_interval, stop_sweeper);
+            process.sweeper = Some((sweeper_stop, tokio::spawn(sweeping)));
             process.start_http(&config, registry, readiness, stopped).await?;
         }
         Ok(process)
@@ -145,6 +157,12 @@ impl Process {
                 Ok(0) => {}
                 Ok(cut) => tracing::warn!(cut, "requests longer than http.shutdown_grace_ms were cut off"),
                 Err(error) => tracing::error!(%error, "the HTTP server failed"),
+            }
+        }
+        if let Some((stop, sweeping)) = self.sweeper.take() {
+            stop.send_replace(true);
+            if let Err(error) = sweeping.await {
+                tracing::error!(%error, "the sweeper failed");
             }
         }
         self.ledger.close().await;

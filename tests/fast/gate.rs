@@ -23,11 +23,11 @@ crate::gate_contract_tests!(embedded);
 
 mod behind_a_memo {
     use super::*;
-    use sluice::coupon::gate::memo::SoldOutMemo;
+    use sluice::coupon::gate::memo::{MEMORY_MAX, SoldOutMemo};
 
     async fn remembering() -> Option<Fixture> {
         let Fixture { gate, hasty, next_coupon } = embedded().await?;
-        Some(Fixture { gate: Arc::new(SoldOutMemo::new(gate)), hasty, next_coupon })
+        Some(Fixture { gate: Arc::new(SoldOutMemo::new(gate, MEMORY_MAX)), hasty, next_coupon })
     }
 
     crate::gate_contract_tests!(remembering);

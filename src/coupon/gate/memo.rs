@@ -5,7 +5,7 @@
 //! "duplicate" and not "sold out".
 //!
 //! What must always hold:
-//! * A memory is of one campaign and epoch, at most [`MEMORY`] old, and counts from the gate's answer, not from the
+//! * A memory is of one campaign and epoch, at most [`MEMORY_MAX`] old, and counts from the gate's answer, not from the
 //!   end of the learning.
 //! * Whatever may free or add seats through this process (release, open, change, rebuild) drops it; through another
 //!   process it is noticed when the memory ends. So a freed seat is offered at most that much later, never lost.
@@ -27,7 +27,7 @@ use super::{
 use crate::coupon::ids::{CouponId, UserId};
 
 /// The longest a refusal is remembered.
-pub const MEMORY: Duration = Duration::from_secs(1);
+pub const MEMORY_MAX: Duration = Duration::from_secs(1);
 
 /// Campaigns with more holders are not remembered: 16 MB of ids.
 const HOLDERS_MAX: usize = 2_000_000;
@@ -42,6 +42,8 @@ pub type Elapsed = Arc<dyn Fn() -> Duration + Send + Sync>;
 pub struct SoldOutMemo<G> {
     gate: Arc<G>,
     campaigns: RwLock<HashMap<CouponId, Arc<Memory>>>,
+    /// How long, at most [`MEMORY_MAX`].
+    memory: Duration,
     elapsed: Elapsed,
 }
 
@@ -68,15 +70,16 @@ struct Known {
 }
 
 impl<G: Gate + 'static> SoldOutMemo<G> {
-    /// Decorates a gate.
-    pub fn new(gate: G) -> Self {
+    /// Decorates a gate; a refusal is remembered for `memory`, at most [`MEMORY_MAX`].
+    pub fn new(gate: G, memory: Duration) -> Self {
         let start = Instant::now();
-        Self::with_clock(gate, Arc::new(move || start.elapsed()))
+        Self::with_clock(gate, memory, Arc::new(move || start.elapsed()))
     }
 
     /// The same with a clock of the caller's.
-    pub fn with_clock(gate: G, elapsed: Elapsed) -> Self {
-        Self { gate: Arc::new(gate), campaigns: RwLock::default(), elapsed }
+    pub fn with_clock(gate: G, memory: Duration, elapsed: Elapsed) -> Self {
+        let memory = memory.min(MEMORY_MAX);
+        Self { gate: Arc::new(gate), campaigns: RwLock::default(), memory, elapsed }
     }
 
     /// The gate below.
@@ -119,10 +122,10 @@ impl<G: Gate + 'static> SoldOutMemo<G> {
         if memory.learning.swap(true, Ordering::SeqCst) {
             return;
         }
-        let gate = self.gate.clone();
+        let (gate, memory_time) = (self.gate.clone(), self.memory);
         tokio::spawn(async move {
             // Failing to learn costs speed only; the next refusal tries again.
-            let _ = memory.learn(&*gate, coupon, refused_at + MEMORY).await;
+            let _ = memory.learn(&*gate, coupon, refused_at + memory_time).await;
             memory.learning.store(false, Ordering::SeqCst);
         });
     }
@@ -292,7 +295,8 @@ mod tests {
             let now_ms = Arc::new(AtomicU64::new(5_000));
             let clock = now_ms.clone();
             let elapsed: Elapsed = Arc::new(move || Duration::from_millis(clock.load(Ordering::SeqCst)));
-            let memo = SoldOutMemo::with_clock(EmbeddedGate::new(Duration::from_secs(60)), elapsed);
+            let memo =
+                SoldOutMemo::with_clock(EmbeddedGate::new(Duration::from_secs(60)), MEMORY_MAX, elapsed);
             let setting = Self { memo, now_ms };
             setting.memo.open(meta(2, 1)).await.unwrap();
             let seats = [setting.seat(1).await, setting.seat(2).await];
