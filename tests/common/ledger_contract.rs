@@ -48,7 +48,16 @@ pub struct Fixture {
 impl Fixture {
     /// A service over the (still empty) database of this url.
     pub async fn new(url: &str, keep: Option<Box<dyn std::any::Any + Send + Sync>>) -> Self {
-        let ledger = Ledger::open(url, DbConfig::default()).await.unwrap();
+        Self::with_config(url, DbConfig::default(), keep).await
+    }
+
+    /// The same with the database used otherwise.
+    pub async fn with_config(
+        url: &str,
+        db: DbConfig,
+        keep: Option<Box<dyn std::any::Any + Send + Sync>>,
+    ) -> Self {
+        let ledger = Ledger::open(url, db).await.unwrap();
         ledger.migrate().await.unwrap();
         let now_us = Arc::new(AtomicI64::new(START));
         let (ours, gates) = (now_us.clone(), now_us.clone());

@@ -1,7 +1,8 @@
 //! The Postgres ledger under the contract of every ledger. Each case gets a database of its own.
 
+mod faults;
 #[path = "../common/ledger_contract.rs"]
-mod ledger_contract;
+pub mod ledger_contract;
 #[path = "../common/relay_contract.rs"]
 mod relay_contract;
 
