@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UtcMicros(i64);
 
-/// Largest moment that has an RFC 3339 text: the end of the year 9999.
-const MICROS_MAX: i64 = 253_402_207_200_999_999;
+/// Largest moment: a day before the end of the year 9999, so that it has a text in every time zone.
+const MICROS_MAX: i64 = 253_402_207_199_999_999;
 
 impl UtcMicros {
     /// The moment, when it lies between 1970 and the year 9999.

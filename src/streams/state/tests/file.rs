@@ -216,7 +216,7 @@ fn windows_with_natural_columns_can_be_queried_and_read_back() {
         time_ordered: false,
     };
     let builder =
-        StoreBuilder::new("coupon_stats_minute", kind, String::serde(), AnySerde::new::<Stats>(StatsSerde));
+        StoreBuilder::new("stats_minute", kind, String::serde(), AnySerde::new::<Stats>(StatsSerde));
     let environment = StoreEnvironment { cache: None, db: Some(db.clone()) };
     let mut store = builder.build(&environment).unwrap();
     let Store::Window(windows) = &mut store else { panic!("a window store was asked for") };
@@ -227,7 +227,8 @@ fn windows_with_natural_columns_can_be_queried_and_read_back() {
     drop((store, environment, db));
 
     let file = Connection::open(folder.path().join("0_0.db")).unwrap();
-    let query = "select key, window_start, window_end, issued, \"last \"\"user\"\"\", timestamp from coupon_stats_minute";
+    let query =
+        "select key, window_start, window_end, issued, \"last \"\"user\"\"\", timestamp from stats_minute";
     let row = file.query_row(query, [], |row| {
         Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
     });
