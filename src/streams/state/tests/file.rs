@@ -153,6 +153,24 @@ fn a_store_that_changed_its_columns_is_to_be_discarded() {
     assert!(matches!(refused, StreamsError::TaskCorrupted { reason, .. } if reason.contains("clicks")));
 }
 
+#[test]
+fn expired_segments_leave_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (db, _) = open(&folder).unwrap();
+    let kind = StoreKind::Session { retention: Duration::from_secs(60), time_ordered: false };
+    let builder = StoreBuilder::new("sessions", kind, String::serde(), String::serde());
+    let mut store = builder.build(&StoreEnvironment { cache: None, db: Some(db.clone()) }).unwrap();
+    for (minute, left) in [(0, 1), (1, 2), (2, 2), (10, 1)] {
+        let Store::Session(sessions) = &mut store else { panic!("a session store was asked for") };
+        let end = minute * 60_000 + 1;
+        sessions.put(ByteKey::new(b"k"), end, end, Some(text("v")), &at(end)).unwrap();
+        db.save_now(&mut [store.as_state_store()], SavedOffsets::default()).unwrap();
+        let file = Connection::open(folder.path().join("0_0.db")).unwrap();
+        let rows: i64 = file.query_row("select count(*) from sessions", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, left, "after minute {minute}");
+    }
+}
+
 /// A value with natural columns.
 #[derive(Clone, Debug, PartialEq)]
 struct Stats {

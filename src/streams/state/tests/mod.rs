@@ -48,7 +48,7 @@ pub const STACKS: &[Stack] = &[
 
 /// Few cases, many steps: most of the time goes to opening files.
 pub fn config() -> Config {
-    Config { cases: 24, failure_persistence: None, ..Config::default() }
+    Config { cases: 48, failure_persistence: None, ..Config::default() }
 }
 
 pub fn text(value: &str) -> AnyValue {

@@ -73,6 +73,20 @@ fn a_tombstone_over_the_only_value_at_its_time_leaves_no_trace() {
     assert_eq!(plain(&store.get(b"a").unwrap().unwrap().value), "c");
 }
 
+#[test]
+fn a_version_that_was_removed_is_not_left_in_the_file() {
+    let mut rig = Rig::new(Stack { file: Some(0), ..LOGGED }, kind(1000));
+    for value in [Some(text("b")), None] {
+        versioned(&mut rig).put(ByteKey::new(b"a"), value, 200, &at(200)).unwrap();
+        rig.commit(true);
+        rig.finish_save();
+    }
+    assert_eq!(rig.saves, 2);
+    rig.crash(1);
+    let store = versioned(&mut rig);
+    assert_eq!(store.put(ByteKey::new(b"a"), Some(text("c")), 150, &at(150)).unwrap(), VersionedPut::Latest);
+}
+
 #[derive(Clone, Default)]
 struct Model {
     observed: Timestamp,
