@@ -39,6 +39,16 @@ const EXTRA: &[(&str, &str, &str)] = &[
         "client::OffsetReset",
         "a setting of the port that topologies and configuration pass through",
     ),
+    (
+        "kstream",
+        "client::OffsetReset",
+        "a setting of the port that topologies and configuration pass through",
+    ),
+    (
+        "kstream",
+        "client::partition_for_key",
+        "where a key lies is part of the contract with every other client",
+    ),
 ];
 
 pub fn check(repository: &Repository) -> Vec<Violation> {

@@ -29,6 +29,7 @@ const DOORS: &[(&[&str], &[&str])] = &[
 const EDGE: &[(&str, &str)] = &[
     ("src/streams/client/", "a port waits for its broker"),
     ("src/streams/runtime/", "the stream thread is where time enters"),
+    ("src/streams/topology/timestamp_extractor.rs", "one of the extractors is defined as the wall clock"),
 ];
 
 /// What waits, starts threads or reads the clock.
