@@ -94,6 +94,8 @@ impl KafkaConsumer {
             ("fetch.wait.max.ms", "20"),
             ("fetch.queue.backoff.ms", "5"),
             ("fetch.error.backoff.ms", "100"),
+            // Little is fetched ahead, so that a message is still in the processor's cache when it is read.
+            ("queued.min.messages", "5000"),
             ("queued.max.messages.kbytes", "32768"),
             ("enable.metrics.push", "false"),
             ("isolation.level", if config.read_committed { "read_committed" } else { "read_uncommitted" }),
