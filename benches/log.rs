@@ -126,7 +126,9 @@ fn write(log_name: &str, log: &dyn ClientSupplier, records: u64) {
 }
 
 fn read(log_name: &str, log: &dyn ClientSupplier, records: u64) {
-    let mut consumer = log.consumer(&ConsumerConfig { read_committed: true, ..ConsumerConfig::default() }).expect("a consumer");
+    let mut consumer = log
+        .consumer(&ConsumerConfig { read_committed: true, ..ConsumerConfig::default() })
+        .expect("a consumer");
     let start: Vec<_> = (0..PARTITIONS).map(|p| (TopicPartition::new("bench", p), Some(0))).collect();
     let since = (Instant::now(), cpu_nanos());
     consumer.assign(&start).expect("an assignment");
