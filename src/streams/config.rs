@@ -55,6 +55,10 @@ pub struct StreamsConfig {
     pub transaction_timeout: Duration,
     /// Where state files live.
     pub state_dir: PathBuf,
+    /// A store is written to its file when 30 % of its rows have changed, and at least this many: a sparse save costs a page per row.
+    pub save_rows_min: u64,
+    /// What has changed is written to the file after this time at the latest.
+    pub save_age_max: Duration,
     /// Warm copies of each store elsewhere in the group.
     pub num_standby_replicas: usize,
     /// Replicas of internal topics; -1 = the broker's default.
@@ -87,6 +91,8 @@ impl Default for StreamsConfig {
             task_timeout: Duration::from_secs(300),
             transaction_timeout: Duration::from_secs(15),
             state_dir: PathBuf::from("data/state"),
+            save_rows_min: 50_000,
+            save_age_max: Duration::from_secs(60),
             num_standby_replicas: 0,
             replication_factor: -1,
             offset_reset: OffsetReset::Earliest,

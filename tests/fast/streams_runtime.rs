@@ -168,8 +168,11 @@ fn run_until_caught_up(streams: &mut KafkaStreams) {
     }
 }
 
-fn config(threads: usize) -> StreamsConfig {
+fn config(threads: usize, state: &tempfile::TempDir) -> StreamsConfig {
     StreamsConfig {
+        state_dir: state.path().to_owned(),
+        save_rows_min: 1,
+        save_age_max: Duration::from_millis(20),
         num_stream_threads: threads,
         commit_interval: Duration::from_millis(10),
         ..StreamsConfig::default()
@@ -184,10 +187,11 @@ fn counts_through_a_repartition_topic_across_a_restart() {
         (2, ProcessingGuarantee::AtLeastOnce),
     ] {
         let log = log();
+        let state = tempfile::tempdir().unwrap();
         write_words(&log, 0..1_000);
         for upto in [1_000, 3_000] {
             write_words(&log, if upto == 1_000 { 0..0 } else { 1_000..upto });
-            let mut config = config(threads);
+            let mut config = config(threads, &state);
             config.processing_guarantee = guarantee;
             let mut streams = KafkaStreams::new(topology(), log.clone(), RunOptions::new(config));
             streams.start().unwrap();
@@ -203,7 +207,8 @@ fn counts_through_a_repartition_topic_across_a_restart() {
 #[test]
 fn a_missing_source_topic_is_named() {
     let log = Arc::new(EmbeddedLog::in_memory());
-    let mut streams = KafkaStreams::new(topology(), log, RunOptions::new(config(1)));
+    let state = tempfile::tempdir().unwrap();
+    let mut streams = KafkaStreams::new(topology(), log, RunOptions::new(config(1, &state)));
     let error = streams.start().unwrap_err().to_string();
     assert!(error.contains("source topics do not exist: words"), "{error}");
 }
@@ -218,12 +223,12 @@ fn a_thread_that_dies_anywhere_is_continued_exactly_once() {
     create_internal_topics(&topology, &plan, -1, admin.as_ref()).unwrap();
     let counts = plan.partitions.clone();
     let now = Arc::new(AtomicI64::new(1_000));
-    let spawn = || {
+    let spawn = |state: &tempfile::TempDir| {
         let config = Arc::new(StreamsConfig {
             application_id: "word-count".into(),
             poll: Duration::ZERO,
             max_poll_records: 50,
-            ..config(1)
+            ..config(1, state)
         });
         let mut options = TaskOptions::new(topology.clone(), config);
         let counts = counts.clone();
@@ -246,13 +251,15 @@ fn a_thread_that_dies_anywhere_is_continued_exactly_once() {
         write_words(&log, written..written + 100);
         written += 100;
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(life);
-        let mut thread = spawn();
+        // Its disk dies with it.
+        let mut thread = spawn(&tempfile::tempdir().unwrap());
         for _ in 0..random >> 33 & 31 {
             thread.run_once().unwrap();
         }
         thread.abandon();
     }
-    let mut thread = spawn();
+    let state = tempfile::tempdir().unwrap();
+    let mut thread = spawn(&state);
     let mut idle = 0;
     while idle < 50 {
         idle = if thread.run_once().unwrap() { 0 } else { idle + 1 };

@@ -8,7 +8,7 @@ use sluice::streams::{
     processor::{Processor, ProcessorContext, StoreId, erase},
     record::Record,
     serdes::HasSerde,
-    state::{StoreBuilder, StoreKind, ValueAndTimestamp},
+    state::{Backend, StoreBuilder, StoreKind, ValueAndTimestamp},
     topology::{SinkSpec, SinkTopic, SourceSpec, Topology, TopologyBuilder, serde_decoder, serde_encoder},
 };
 
@@ -59,7 +59,8 @@ impl Processor<String, String, String, i64> for Count {
     }
 }
 
-pub fn topology() -> Topology {
+/// `backend`: where the counts live below the changelog.
+pub fn topology(backend: Backend) -> Topology {
     let text = serde_decoder(String::serde(), String::serde());
     let sink = |topic: &str, encoder, internal| SinkSpec {
         topic: SinkTopic::Fixed(topic.into()),
@@ -79,7 +80,10 @@ pub fn topology() -> Topology {
         builder.add_source("from-repartition", source)?;
         builder.add_processor("count", Arc::new(|| erase(Count::default())), &["from-repartition"])?;
         let kind = StoreKind::KeyValue { timestamped: true };
-        builder.add_state_store(StoreBuilder::new(STORE, kind, String::serde(), i64::serde()), &["count"])?;
+        builder.add_state_store(
+            StoreBuilder { backend, ..StoreBuilder::new(STORE, kind, String::serde(), i64::serde()) },
+            &["count"],
+        )?;
         builder.add_sink(
             "out",
             sink(OUTPUT, serde_encoder(String::serde(), i64::serde()), false),

@@ -23,7 +23,7 @@ use sluice::streams::{
         PartitionPlan, StreamThread, TaskId, TaskOptions, ThreadParts, ThreadStatus, create_internal_topics,
         plan_partitions,
     },
-    state::{Order, Store},
+    state::{Backend, Order, Store},
     topology::Topology,
 };
 
@@ -48,6 +48,8 @@ pub struct Tally {
     pub answers_lost: u64,
     pub thread_errors: u64,
     pub records: u64,
+    pub disks_lost: u64,
+    pub files_torn: u64,
 }
 
 impl Tally {
@@ -60,6 +62,8 @@ impl Tally {
         self.answers_lost += other.answers_lost;
         self.thread_errors += other.thread_errors;
         self.records += other.records;
+        self.disks_lost += other.disks_lost;
+        self.files_torn += other.files_torn;
     }
 
     pub fn covers_every_fault(&self) -> bool {
@@ -71,6 +75,8 @@ impl Tally {
             self.faults_before,
             self.answers_lost,
             self.thread_errors,
+            self.disks_lost,
+            self.files_torn,
         ]
         .iter()
         .all(|count| *count > 0)
@@ -123,6 +129,8 @@ struct Instance {
 struct World {
     log: EmbeddedLog,
     topology: Arc<Topology>,
+    /// One folder per instance: each is a machine of its own.
+    disks: tempfile::TempDir,
     plan: Arc<PartitionPlan>,
     now: Arc<AtomicI64>,
     faults: Arc<Faults>,
@@ -173,13 +181,16 @@ impl World {
         };
         let admin = log.admin().expect("the embedded log has an admin");
         admin.create_topics(&[topic(INPUT), topic(OUTPUT)]).expect("topics are new");
-        let topology = Arc::new(topology());
+        // Files are slow: a quarter of the histories has them.
+        let backend = if seed % 4 == 0 { Backend::Persistent } else { Backend::InMemory };
+        let topology = Arc::new(topology(backend));
         let plan = Arc::new(plan_partitions(&topology, admin.as_ref()).expect("topics exist"));
         create_internal_topics(&topology, &plan, -1, admin.as_ref()).expect("internal topics are new");
         let instances = (0..INSTANCES).map(|_| Instance { thread: None, stalled: false }).collect();
         let mut world = Self {
             log,
             topology,
+            disks: tempfile::tempdir().expect("a temporary folder"),
             plan,
             now,
             faults,
@@ -210,13 +221,7 @@ impl World {
                 self.now.fetch_add(jump, Ordering::Relaxed);
             }
             860..920 => self.write(),
-            920..945 => {
-                if let Some(thread) = self.instances[which].thread.take() {
-                    self.tally.crashes += 1;
-                    thread.abandon();
-                }
-                self.instances[which].stalled = false;
-            }
+            920..945 => self.crash(which),
             945..960 => {
                 if let Some(mut thread) = self.instances[which].thread.take() {
                     self.tally.closes += 1;
@@ -236,6 +241,36 @@ impl World {
         }
     }
 
+    /// The process dies. Its disk stays, is lost, or is torn.
+    fn crash(&mut self, which: usize) {
+        let Some(thread) = self.instances[which].thread.take() else { return };
+        self.tally.crashes += 1;
+        self.instances[which].stalled = false;
+        thread.abandon();
+        let folder = self.disks.path().join(which.to_string());
+        // The dead process's descriptors still hold its locks here; a copy of the files is what the next process finds.
+        let moved = self.disks.path().join(format!("{which}-{}", self.tally.crashes));
+        if !folder.exists() {
+            return;
+        }
+        std::fs::rename(&folder, &moved).expect("same disk");
+        if self.random.chance(200) {
+            self.tally.disks_lost += 1;
+            return;
+        }
+        let from = moved.join(APPLICATION);
+        let to = folder.join(APPLICATION);
+        std::fs::create_dir_all(&to).expect("a folder");
+        for file in std::fs::read_dir(&from).into_iter().flatten().flatten() {
+            let mut bytes = std::fs::read(file.path()).expect("a file");
+            if self.random.chance(60) && !bytes.is_empty() {
+                self.tally.files_torn += 1;
+                bytes.truncate(self.random.below(bytes.len() as u64) as usize);
+            }
+            std::fs::write(to.join(file.file_name()), bytes).expect("space");
+        }
+    }
+
     fn step(&mut self, which: usize) {
         if self.instances[which].stalled {
             return;
@@ -250,9 +285,7 @@ impl World {
             Err(StreamsError::Retriable(_)) => {
                 // As the supervisor does: the thread starts anew.
                 self.tally.thread_errors += 1;
-                if let Some(thread) = self.instances[which].thread.take() {
-                    thread.abandon();
-                }
+                self.instances[which].thread = None;
             }
             Err(error) => panic!("instance {which}: {error}"),
         }
@@ -263,6 +296,9 @@ impl World {
             application_id: APPLICATION.into(),
             instance_id: which.to_string(),
             poll: Duration::ZERO,
+            state_dir: self.disks.path().join(which.to_string()),
+            save_rows_min: 1,
+            save_age_max: Duration::from_millis(100),
             max_poll_records: 20,
             commit_interval: Duration::from_millis(30),
             transaction_timeout: Duration::from_secs(5),

@@ -101,6 +101,26 @@ impl ChangelogReader {
         Ok(())
     }
 
+    /// The end of a log, open transactions included.
+    pub fn end_offset(&mut self, partition: &TopicPartition) -> Result<i64> {
+        if self.ends.is_none() {
+            self.ends = Some(self.clients.consumer(&ConsumerConfig::default())?);
+        }
+        match &mut self.ends {
+            Some(ends) => Ok(ends.watermarks(partition)?.1),
+            None => Ok(0),
+        }
+    }
+
+    /// How far each store of a task is, of those still restoring.
+    pub fn positions(&self, task: TaskId) -> BTreeMap<String, i64> {
+        self.restoring
+            .values()
+            .filter(|restoring| restoring.task == task)
+            .map(|restoring| (restoring.name.clone(), restoring.position))
+            .collect()
+    }
+
     /// Whether a task still has stores to restore.
     pub fn is_restoring(&self, task: TaskId) -> bool {
         self.restoring.values().any(|restoring| restoring.task == task)

@@ -154,6 +154,9 @@ impl StreamThread {
                     "state discarded; restoring from the changelog"
                 );
                 self.abort_and_rewind()?;
+                if let Ok(id) = task.parse() {
+                    self.tasks.discard(id)?;
+                }
                 Ok(true)
             }
             other => other,
@@ -367,11 +370,13 @@ impl StreamThread {
             task.drain_output(&mut self.output)?;
             offsets.append(&mut task.committable_offsets());
         }
+        let to_save = self.saves_due(now);
         self.last_commit = now;
         if !any && !self.in_transaction && self.output.is_empty() {
             return Ok(());
         }
         self.send_output()?;
+        let saves = self.changelog_ends(to_save)?;
         match self.options.config.processing_guarantee {
             ProcessingGuarantee::ExactlyOnce => self.commit_transaction(&offsets)?,
             ProcessingGuarantee::AtLeastOnce => {
@@ -384,6 +389,11 @@ impl StreamThread {
         for task in self.tasks.running() {
             task.post_commit();
         }
+        for (id, ends) in saves {
+            if let Some(task) = self.tasks.task(id) {
+                task.after_commit(ends, now)?;
+            }
+        }
         let labels = [self.options.config.application_id.as_str(), self.name.as_str()];
         self.metrics.commits.with_label_values(&labels).inc();
         self.metrics.commit_seconds.with_label_values(&labels).observe(started.elapsed().as_secs_f64());
@@ -393,6 +403,21 @@ impl StreamThread {
         }
         self.report();
         Ok(())
+    }
+
+    /// Tasks whose stores should be saved after this commit.
+    fn saves_due(&mut self, now: Timestamp) -> Vec<TaskId> {
+        self.tasks.running().filter(|task| task.wants_save(now)).map(|task| task.id()).collect()
+    }
+
+    /// Ends of the changelogs of these tasks, with everything of this commit in them. Read *before* the commit: when it
+    /// succeeds, nobody else has written to them. Read afterwards, a successor's records could be among them.
+    fn changelog_ends(&mut self, tasks: Vec<TaskId>) -> Result<Vec<(TaskId, BTreeMap<String, i64>)>> {
+        if tasks.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.producer.flush()?;
+        tasks.into_iter().map(|id| Ok((id, self.tasks.changelog_ends(id)?))).collect()
     }
 
     fn commit_transaction(&mut self, offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>) -> Result<()> {
@@ -475,8 +500,7 @@ impl StreamThread {
 
     /// Commits and leaves. Tasks are closed whatever happens.
     pub fn close(&mut self) -> Result<()> {
-        let now = (self.clock)();
-        let result = self.commit(now);
+        let result = self.commit_and_save();
         if result.is_err() {
             let _ = self.abort_open_transaction();
         }
@@ -484,6 +508,37 @@ impl StreamThread {
         self.consumer.close();
         self.report();
         result
+    }
+
+    /// The last commit, and state files that need no replay at the next start.
+    fn commit_and_save(&mut self) -> Result<()> {
+        let now = (self.clock)();
+        let mut unsaved = Vec::new();
+        for task in self.tasks.running() {
+            if task.has_unsaved() || task.commit_needed() {
+                // Committing, even the same offsets again, is what proves that the state is still ours to save.
+                task.request_commit();
+                unsaved.push(task.id());
+            }
+        }
+        self.send_all_output()?;
+        let ends = self.changelog_ends(unsaved)?;
+        self.commit(now)?;
+        for (id, ends) in ends {
+            if let Some(task) = self.tasks.task(id) {
+                task.save_now(ends)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything the next commit will write, so that it writes nothing more.
+    fn send_all_output(&mut self) -> Result<()> {
+        for task in self.tasks.running() {
+            task.prepare_commit()?;
+            task.drain_output(&mut self.output)?;
+        }
+        self.send_output()
     }
 
     /// Dies where it stands: nothing is committed, the group hears nothing. For crash tests.

@@ -23,7 +23,7 @@ use crate::streams::{
     error::{Result, StreamsError},
     processor::{DropReason, ErrorHandlers, NodeId, StoreId, TaskContext},
     record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
-    state::Store,
+    state::{SavedOffsets, Store, TaskDb},
     topology::{NodeKind, SinkTopic, TimestampExtractor, Topology, fail_on_invalid_timestamp},
 };
 
@@ -107,6 +107,8 @@ pub struct StreamTask {
     vouched: Option<Timestamp>,
     /// Repartition topics written, with their partition counts, where watermarks are on.
     downstream: Vec<(i32, Arc<str>)>,
+    /// The state file, where a store is persistent.
+    db: Option<TaskDb>,
     /// Number of the last commit, so that the newest of several committed metadata is known.
     commits: u64,
 }
@@ -172,6 +174,7 @@ impl StreamTask {
             watermark: -1,
             vouched: None,
             downstream,
+            db: None,
             commits: 0,
         })
     }
@@ -289,6 +292,9 @@ impl StreamTask {
                 let offset = raw.offset;
                 let source = self.group.source(index);
                 self.graph.process(source, *raw, decoded, timestamp, self.group.stream_time, now)?;
+                if self.graph.wants_flush() {
+                    self.graph.flush_caches()?;
+                }
                 offset
             }
         };
@@ -333,6 +339,11 @@ impl StreamTask {
     /// Whether there is anything to commit.
     pub fn commit_needed(&self) -> bool {
         self.commit_needed
+    }
+
+    /// Makes the next commit include this task.
+    pub fn request_commit(&mut self) {
+        self.commit_needed = true;
     }
 
     /// First step of a commit: flushes caches, which may produce records.
@@ -391,6 +402,58 @@ impl StreamTask {
     /// Last step of a commit: everything written is visible.
     pub fn post_commit(&mut self) {
         self.commit_needed = false;
+    }
+
+    /// Gives the task the file its stores live in.
+    pub fn set_db(&mut self, db: Option<TaskDb>) {
+        self.db = db;
+    }
+
+    /// Whether the stores should be saved after the next commit.
+    pub fn wants_save(&self, now: Timestamp) -> bool {
+        self.db.as_ref().is_some_and(|db| self.graph.with_stores(|stores| db.wants_save(stores, now)))
+    }
+
+    /// Whether anything would be lost to a restart but for the changelog.
+    pub fn has_unsaved(&self) -> bool {
+        self.db.is_some()
+            && self.graph.with_stores(|stores| stores.iter().any(|store| store.unsaved().changed > 0))
+    }
+
+    /// Saves if it is time to. `changelog`: by store, the offset behind the last record the stores reflect, read before the commit
+    /// that made it true: had anybody else written since, that commit would have been refused.
+    pub fn after_commit(&mut self, changelog: BTreeMap<String, i64>, now: Timestamp) -> Result<bool> {
+        let Some(db) = &self.db else { return Ok(false) };
+        let offsets = self.saved_offsets(changelog);
+        self.graph.with_stores(|stores| db.after_commit(stores, || offsets, now))
+    }
+
+    /// Saves everything and waits for it: at a clean close.
+    pub fn save_now(&mut self, changelog: BTreeMap<String, i64>) -> Result<()> {
+        let Some(db) = &self.db else { return Ok(()) };
+        let offsets = self.saved_offsets(changelog);
+        self.graph.with_stores(|stores| db.save_now(stores, offsets))
+    }
+
+    fn saved_offsets(&self, changelog: BTreeMap<String, i64>) -> SavedOffsets {
+        SavedOffsets {
+            changelog,
+            inputs: self.positions.clone(),
+            clocks: self.graph.clocks().into_iter().collect(),
+        }
+    }
+
+    /// Changelog topics by store name.
+    pub fn changelogs(&self) -> Vec<(String, TopicPartition)> {
+        self.graph
+            .store_ids()
+            .iter()
+            .filter_map(|id| {
+                let topic = self.graph.changelog(*id)?.clone();
+                let name = self.graph.topology().stores[id.0].builder.name.clone();
+                Some((name, TopicPartition { topic, partition: self.id.partition }))
+            })
+            .collect()
     }
 
     /// Forgets buffered records (the caller rewinds the consumer).

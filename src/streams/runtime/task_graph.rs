@@ -20,7 +20,7 @@ use crate::streams::{
         ProductionResponse, PunctuationType, ScheduleId, StoreId, TaskContext,
     },
     record::{AnyRecord, ConsumerRecord, Headers, ProducerRecord, RecordContext, Timestamp},
-    state::{CacheFlush, ChangelogRecord, Store, StoreBuilder},
+    state::{CacheFlush, ChangelogRecord, StateStore, Store, StoreBuilder},
     topology::{BadRecordPolicy, DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology, changelog_topic},
 };
 
@@ -328,6 +328,20 @@ impl TaskGraph {
         }
         let local = self.stores.get(id.0)?.as_ref()?;
         Some(f(&mut local.store.borrow_mut()))
+    }
+
+    /// Runs `f` on all local stores at once, in flush order.
+    pub(super) fn with_stores<R>(&self, f: impl FnOnce(&mut [&mut dyn StateStore]) -> R) -> R {
+        let mut borrowed: Vec<_> =
+            self.store_order.iter().map(|id| self.local(*id).store.borrow_mut()).collect();
+        let mut stores: Vec<&mut dyn StateStore> =
+            borrowed.iter_mut().map(|store| store.as_state_store()).collect();
+        f(&mut stores)
+    }
+
+    /// Whether a record cache is over its budget.
+    pub fn wants_flush(&self) -> bool {
+        self.store_order.iter().any(|id| self.local(*id).store.borrow_mut().as_state_store().wants_flush())
     }
 
     /// Local stores in flush order.

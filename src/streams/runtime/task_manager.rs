@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -20,9 +21,11 @@ use super::{
 };
 use crate::streams::{
     client::{ClientSupplier, OffsetAndMetadata},
+    config::Semantics,
     error::{Result, StreamsError},
+    processor::StoreId,
     record::{ConsumerRecord, Timestamp, TopicPartition},
-    state::StoreEnvironment,
+    state::{Backend, CacheOptions, SavePolicy, SavedOffsets, StoreEnvironment, TaskDb, TaskDbOptions},
 };
 
 /// Where a task is in its life.
@@ -38,8 +41,17 @@ pub enum TaskState {
 
 struct Life {
     state: TaskState,
+    /// Changelog offsets of stores that were complete from the start or are by now.
+    restored: BTreeMap<String, i64>,
     /// Clocks to initialise with once restored.
     clocks: HashMap<String, i64>,
+}
+
+/// A task to create as soon as its file is free.
+struct Waiting {
+    partitions: BTreeSet<TopicPartition>,
+    committed: BTreeMap<TopicPartition, OffsetAndMetadata>,
+    since: Timestamp,
 }
 
 pub(super) struct TaskManager {
@@ -51,6 +63,8 @@ pub(super) struct TaskManager {
     lives: BTreeMap<TaskId, Life>,
     owners: HashMap<TopicPartition, TaskId>,
     reader: ChangelogReader,
+    /// Tasks whose state file another thread has not let go of yet.
+    waiting: BTreeMap<TaskId, Waiting>,
     /// Whether the group has said what is ours. Between a revocation and that, restoring goes on but no task starts.
     assigned: bool,
 }
@@ -71,6 +85,7 @@ impl TaskManager {
             lives: BTreeMap::new(),
             owners: HashMap::new(),
             reader: ChangelogReader::new(clients),
+            waiting: BTreeMap::new(),
             assigned: false,
         }
     }
@@ -109,6 +124,7 @@ impl TaskManager {
         committed: &BTreeMap<TopicPartition, OffsetAndMetadata>,
         now: Timestamp,
     ) -> Result<()> {
+        self.waiting.clear();
         let gone: Vec<TaskId> = self.tasks.keys().filter(|id| !assigned.contains_key(id)).copied().collect();
         for id in gone {
             self.close(id);
@@ -123,11 +139,88 @@ impl TaskManager {
             match self.lives.get_mut(&id) {
                 Some(life) if life.state == TaskState::Suspended => life.state = TaskState::Running,
                 Some(_) => {}
-                None => self.create(id, partitions, committed)?,
+                None => {
+                    let waiting = Waiting { partitions, committed: committed.clone(), since: now };
+                    self.waiting.insert(id, waiting);
+                }
             }
         }
         self.assigned = true;
+        self.create_waiting(now)?;
         self.complete_restoration(now)
+    }
+
+    /// Creates tasks that wait for their file. It is another thread's until that one has heard of the new assignment.
+    fn create_waiting(&mut self, now: Timestamp) -> Result<()> {
+        for (id, waiting) in std::mem::take(&mut self.waiting) {
+            match self.create_anew_if_corrupted(id, &waiting) {
+                Ok(()) => {}
+                Err(StreamsError::Retriable(reason)) => {
+                    if now - waiting.since > self.options.config.task_timeout.as_millis() as i64 {
+                        return Err(StreamsError::Fatal(format!("task {id} cannot start: {reason}")));
+                    }
+                    self.waiting.insert(id, waiting);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that cannot be used is discarded, once: the changelog has everything.
+    fn create_anew_if_corrupted(&mut self, id: TaskId, waiting: &Waiting) -> Result<()> {
+        match self.create(id, waiting.partitions.clone(), &waiting.committed) {
+            Err(StreamsError::TaskCorrupted { reason, .. }) => {
+                tracing::warn!(task = %id, reason, "state file discarded; restoring from the changelog");
+                self.close(id);
+                self.discard(id)?;
+                self.create(id, waiting.partitions.clone(), &waiting.committed)
+            }
+            other => other,
+        }
+    }
+
+    /// Deletes the state file of a task that is not open.
+    pub fn discard(&self, id: TaskId) -> Result<()> {
+        TaskDb::discard(&self.db_path(id))
+    }
+
+    /// `<state_dir>/<application_id>/<task>.sqlite`
+    fn db_path(&self, id: TaskId) -> PathBuf {
+        let config = &self.options.config;
+        config.state_dir.join(&config.application_id).join(format!("{id}.sqlite"))
+    }
+
+    fn open_db(&self, id: TaskId) -> Result<(Option<TaskDb>, SavedOffsets)> {
+        let topology = &self.options.topology;
+        let stores = &topology.subtopologies[id.subtopology].stores;
+        let persistent = |id: &&StoreId| topology.stores[id.0].builder.backend == Backend::Persistent;
+        if !stores.iter().any(|id| persistent(&id)) {
+            return Ok((None, SavedOffsets::default()));
+        }
+        let path = self.db_path(id);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| {
+                StreamsError::Fatal(format!(
+                    "cannot create {}: {error}. Set streams.state_dir to a folder that can be written",
+                    folder.display()
+                ))
+            })?;
+        }
+        let mut fingerprint = String::new();
+        for store in stores.iter().filter(persistent) {
+            let builder = &topology.stores[store.0].builder;
+            fingerprint += &format!("{}:{:?};", builder.name, builder.kind);
+        }
+        let config = &self.options.config;
+        let policy = SavePolicy {
+            min_rows: config.save_rows_min,
+            max_age_ms: config.save_age_max.as_millis() as i64,
+            budget_bytes: config.buffer_bytes_max as u64,
+            ..SavePolicy::default()
+        };
+        let (db, saved) = TaskDb::open(TaskDbOptions { path, task: id.to_string(), fingerprint, policy })?;
+        Ok((Some(db), saved))
     }
 
     fn create(
@@ -138,7 +231,14 @@ impl TaskManager {
     ) -> Result<()> {
         let topology = self.options.topology.clone();
         let subtopology = &topology.subtopologies[id.subtopology];
-        let environment = StoreEnvironment::default();
+        let (db, saved) = self.open_db(id)?;
+        let config = &self.options.config;
+        // Kafka keeps flushed entries readable in the cache, which changes results; ours are in the store's own memory.
+        let cache = CacheOptions {
+            max_bytes: config.buffer_bytes_max / 4,
+            keep_clean: config.semantics == Semantics::Kafka43,
+        };
+        let environment = StoreEnvironment { cache: Some(cache), db: db.clone() };
         let mut stores = Vec::new();
         for store in &subtopology.stores {
             stores.push((*store, topology.stores[store.0].builder.build(&environment)?));
@@ -151,6 +251,7 @@ impl TaskManager {
             .filter(|partition| partitions.contains(partition))
             .collect();
         let mut task = StreamTask::new(id, &self.options, subtopology.nodes.clone(), stores, &ordered)?;
+        task.set_db(db);
         let own: BTreeMap<_, _> = committed
             .iter()
             .filter(|(partition, _)| partitions.contains(partition))
@@ -166,22 +267,51 @@ impl TaskManager {
                 self.reader.register(id, *store, name, source, None, Some(until))?;
             } else if let Some(changelog) = task.graph().changelog(*store) {
                 let changelog = TopicPartition { topic: changelog.clone(), partition: id.partition };
-                self.reader.register(id, *store, name, changelog, None, None)?;
+                let from = (spec.builder.backend == Backend::Persistent)
+                    .then(|| saved.changelog.get(name).copied())
+                    .flatten();
+                self.reader.register(id, *store, name, changelog, from, None)?;
             }
         }
         for partition in partitions {
             self.owners.insert(partition, id);
         }
         self.tasks.insert(id, task);
-        self.lives.insert(id, Life { state: TaskState::Restoring, clocks });
+        self.lives.insert(id, Life { state: TaskState::Restoring, restored: saved.changelog, clocks });
         Ok(())
     }
 
     /// Replays one batch; tasks whose stores are complete start running. Returns records replayed.
     pub fn restore(&mut self, timeout: Duration, now: Timestamp) -> Result<usize> {
+        self.create_waiting(now)?;
+        let before: BTreeMap<TaskId, BTreeMap<String, i64>> =
+            self.tasks.keys().map(|id| (*id, self.reader.positions(*id))).collect();
         let count = self.reader.restore(&mut self.tasks, timeout)?;
+        for (id, names) in before {
+            self.save_restored(id, names, now)?;
+        }
         self.complete_restoration(now)?;
         Ok(count)
+    }
+
+    /// Saves what has been replayed when enough of it has gathered: memory stays bounded, and a crash here loses little.
+    fn save_restored(&mut self, id: TaskId, before: BTreeMap<String, i64>, now: Timestamp) -> Result<()> {
+        let (Some(task), Some(life)) = (self.tasks.get_mut(&id), self.lives.get_mut(&id)) else {
+            return Ok(());
+        };
+        if before.is_empty() || life.state != TaskState::Restoring {
+            return Ok(());
+        }
+        let positions = self.reader.positions(id);
+        for (name, position) in before {
+            // A store that is complete is no longer listed; where it ended up at least is where it was.
+            let position = positions.get(&name).copied().unwrap_or(position);
+            life.restored.insert(name, position);
+        }
+        if task.wants_save(now) {
+            task.after_commit(life.restored.clone(), now)?;
+        }
+        Ok(())
     }
 
     fn complete_restoration(&mut self, now: Timestamp) -> Result<()> {
@@ -215,6 +345,7 @@ impl TaskManager {
     /// Closes all tasks without keeping anything of them.
     pub fn close_all(&mut self) {
         self.assigned = false;
+        self.waiting.clear();
         let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
         for id in ids {
             self.close(id);
@@ -222,6 +353,7 @@ impl TaskManager {
     }
 
     fn close(&mut self, id: TaskId) {
+        self.waiting.remove(&id);
         self.reader.unregister(id);
         if let Some(mut task) = self.tasks.remove(&id) {
             task.close();
@@ -260,22 +392,43 @@ impl TaskManager {
 
     /// Partitions of tasks that process (or not).
     pub fn partitions(&self, running: bool) -> Vec<TopicPartition> {
-        self.owners
+        let mut partitions: Vec<TopicPartition> = self
+            .owners
             .iter()
             .filter(|(_, id)| {
                 self.lives.get(id).is_some_and(|life| (life.state == TaskState::Running) == running)
             })
             .map(|(partition, _)| partition.clone())
-            .collect()
+            .collect();
+        if !running {
+            partitions.extend(self.waiting.values().flat_map(|waiting| waiting.partitions.iter().cloned()));
+        }
+        partitions
     }
 
     /// State of every task.
     pub fn states(&self) -> BTreeMap<TaskId, TaskState> {
-        self.lives.iter().map(|(id, life)| (*id, life.state)).collect()
+        let waiting = self.waiting.keys().map(|id| (*id, TaskState::Restoring));
+        self.lives.iter().map(|(id, life)| (*id, life.state)).chain(waiting).collect()
     }
 
     pub fn is_restoring(&self) -> bool {
-        !self.reader.is_idle()
+        !self.reader.is_idle() || !self.waiting.is_empty()
+    }
+
+    /// The ends of all changelogs of a task, to be read before the commit that makes them true.
+    pub fn changelog_ends(&mut self, id: TaskId) -> Result<BTreeMap<String, i64>> {
+        let Some(task) = self.tasks.get(&id) else { return Ok(BTreeMap::new()) };
+        let mut ends = BTreeMap::new();
+        for (name, partition) in task.changelogs() {
+            ends.insert(name, self.reader.end_offset(&partition)?);
+        }
+        Ok(ends)
+    }
+
+    /// A task by id.
+    pub fn task(&mut self, id: TaskId) -> Option<&mut StreamTask> {
+        self.tasks.get_mut(&id)
     }
 
     pub fn restore_progress(&self) -> RestoreProgress {

@@ -214,6 +214,12 @@ impl TaskDb {
         open::close(&lock(&self.shared.writer)).map_err(|error| self.shared.broken("close", &error))
     }
 
+    /// Whether [`after_commit`](Self::after_commit) would start a save now. Ask before the commit: the offsets the save will
+    /// carry must be read before it.
+    pub fn wants_save(&self, stores: &[&mut dyn StateStore], now: Timestamp) -> bool {
+        !self.is_saving() && self.is_due(stores, now)
+    }
+
     fn is_saving(&self) -> bool {
         lock(&self.shared.state).running.as_ref().is_some_and(|saving| !saving.thread.is_finished())
     }

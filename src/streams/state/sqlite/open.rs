@@ -139,7 +139,14 @@ fn check(options: &TaskDbOptions, writer: &Connection) -> Result<()> {
         reason: format!("state file {}: {reason}", path.display()),
     };
     let number = |pragma: &str| writer.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-    if number("application_id").map_err(broken)? != i64::from(APPLICATION_ID) {
+    let application_id = number("application_id").map_err(broken)?;
+    if application_id != i64::from(APPLICATION_ID) {
+        let objects = "select count(*) from sqlite_master";
+        let objects: i64 = writer.query_row(objects, [], |row| row.get(0)).map_err(broken)?;
+        if application_id == 0 && objects == 0 {
+            // The marks are in the first transaction: a crash can leave the file without it, or lose the log it was in.
+            return Err(corrupted("nothing is in it: it was not written to the end".to_owned()));
+        }
         return Err(foreign(path, "another program wrote it"));
     }
     let version = number("user_version").map_err(broken)?;
