@@ -39,6 +39,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve until SIGTERM or SIGINT: the API, the relay and the topologies, or some of them.
     Serve(ServeArgs),
+    /// See it work: the whole path in this process, without services, in half a minute, with a verdict.
+    Demo(DemoArgs),
     /// Bring the ledger's schema up to date. `serve` does it too; this is for doing it beforehand.
     Migrate,
     /// Create or check the topics of the service.
@@ -61,6 +63,40 @@ pub struct ServeArgs {
     /// Which parts to run in this process.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["api", "relay", "streams"])]
     pub roles: Vec<Role>,
+}
+
+/// See it work.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A campaign of 1,000 seats, 5,000 users who rush it over real HTTP (double clicks, lost answers,
+retries), some who use their coupon and some who never do; then the invariants I1 to I9 are
+checked against the ledger, the gate, the log and what every user was told.
+
+Examples:
+  sluice demo                  run it; exit code 0 only when everything holds
+  sluice demo --json           the last line on standard output is the summary as JSON
+  sluice demo --serve          stay up afterwards, to look around
+  kill -9 it, then sluice demo --resume   it goes on where it was, to the same verdict"
+)]
+pub struct DemoArgs {
+    /// Print the summary as one final JSON line; everything else goes to standard error.
+    #[arg(long)]
+    pub json: bool,
+    /// Stay up afterwards until SIGINT or SIGTERM.
+    #[arg(long)]
+    pub serve: bool,
+    /// Go on with a run that was killed.
+    #[arg(long)]
+    pub resume: bool,
+    /// Where the run leaves its data. A new run empties the directory of an older run, and no other.
+    #[arg(long, value_name = "DIR", default_value = "sluice-demo")]
+    pub data_dir: PathBuf,
+    /// Seats of the campaign.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
+    pub seats: i64,
+    /// Users who want one.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
+    pub users: i64,
 }
 
 /// A part of the service.

@@ -10,7 +10,6 @@ mod problem;
 mod reader;
 
 use std::{
-    collections::BTreeMap,
     net::{SocketAddr, ToSocketAddrs},
     path::PathBuf,
     time::Duration,
@@ -23,6 +22,7 @@ use reader::{Reader, shown};
 use crate::{
     coupon::{db::DbConfig, service::CouponConfig},
     http::HttpConfig,
+    streams::client::kafka::KafkaConfig,
 };
 
 /// The whole configuration, checked.
@@ -53,7 +53,7 @@ pub struct Config {
 }
 
 /// Where events and derived records are kept.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum LogConfig {
     /// In this process, in one file.
     Embedded {
@@ -61,12 +61,17 @@ pub enum LogConfig {
         path: PathBuf,
     },
     /// On a Kafka cluster.
-    Kafka {
-        /// Brokers to start from.
-        bootstrap_servers: String,
-        /// Passed through to librdkafka.
-        properties: BTreeMap<String, String>,
-    },
+    Kafka(KafkaConfig),
+}
+
+impl std::fmt::Debug for LogConfig {
+    /// Without Kafka's properties: a password may be among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            LogConfig::Embedded { path } => write!(f, "Embedded({})", path.display()),
+            LogConfig::Kafka(kafka) => write!(f, "Kafka({})", kafka.bootstrap_servers),
+        }
+    }
 }
 
 /// How topics are created.
@@ -208,17 +213,6 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// Properties that the engine sets itself, because its promises rest on them.
-const RESERVED_PROPERTIES: [&str; 7] = [
-    "bootstrap.servers",
-    "enable.auto.commit",
-    "enable.auto.offset.store",
-    "enable.idempotence",
-    "group.id",
-    "isolation.level",
-    "transactional.id",
-];
-
 impl Config {
     /// Default file < `file` < environment of this process.
     pub fn load(file: Option<&std::path::Path>) -> Result<Self, ConfigError> {
@@ -328,26 +322,29 @@ fn read_token(reader: &mut Reader) -> Option<Secret> {
 
 fn read_log(reader: &mut Reader) -> LogConfig {
     let path = reader.path("log.path");
-    let bootstrap_servers = reader.string("kafka.bootstrap_servers");
-    let properties = reader.table("kafka.properties");
-    for name in properties.keys().filter(|name| RESERVED_PROPERTIES.contains(&name.as_str())) {
-        let remedy = match name.as_str() {
-            "bootstrap.servers" => "Set kafka.bootstrap_servers instead.",
-            _ => "Remove it: the engine sets it, and exactly-once rests on its value.",
-        };
-        reader.problem("kafka.properties", format!("`{name}` cannot be passed through"), remedy);
+    let kafka = KafkaConfig {
+        bootstrap_servers: reader.string("kafka.bootstrap_servers"),
+        client_id: "sluice".into(),
+        properties: reader.table("kafka.properties"),
+    };
+    for (name, why) in kafka.refused_properties() {
+        reader.problem(
+            "kafka.properties",
+            format!("`{name}` cannot be passed through: {why}"),
+            "Remove it from the table.",
+        );
     }
     match reader.choice("log.kind", &[("embedded", false), ("kafka", true)]) {
         false => LogConfig::Embedded { path },
         true => {
-            if bootstrap_servers.trim().is_empty() {
+            if kafka.bootstrap_servers.trim().is_empty() {
                 reader.problem(
                     "kafka.bootstrap_servers",
                     "is needed when log.kind = \"kafka\"",
                     "Name the brokers, for example \"localhost:9092\", or set log.kind = \"embedded\".",
                 );
             }
-            LogConfig::Kafka { bootstrap_servers, properties }
+            LogConfig::Kafka(kafka)
         }
     }
 }

@@ -4,6 +4,7 @@
 //! [`run`] dispatches a command line; `parts` builds single parts, `serve` runs them together, `topics` knows which
 //! topics the service has.
 
+mod demo;
 mod parts;
 mod serve;
 mod topics;
@@ -22,6 +23,15 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         // Shown in any case: the values help to find the mistakes.
         return Config::from_layers(layers).map(drop).map_err(Failure::from);
     }
+    if let Command::Demo(args) = cli.command {
+        let layers = Config::layers(cli.config.as_deref());
+        // Quiet unless asked: the view is what is looked at. `demo` checks the rest of the configuration itself.
+        let layers = match layers.values["telemetry.log"].origin.starts_with("config/default.toml") {
+            true => layers.set("telemetry.log", "warn", "sluice demo"),
+            false => layers,
+        };
+        return block_on(demo::run(layers, args));
+    }
     let config = Config::load(cli.config.as_deref())?;
     telemetry::init_logs(&config.telemetry);
     match cli.command {
@@ -38,7 +48,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             println!("the configuration is valid");
             Ok(())
         }
-        Command::Config(ConfigCommand::Show) => unreachable!("answered above"),
+        Command::Config(ConfigCommand::Show) | Command::Demo(_) => unreachable!("answered above"),
     }
 }
 

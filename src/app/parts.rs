@@ -11,7 +11,7 @@ use crate::{
         gate::{Gate, GateError, embedded::EmbeddedGate, memo::SoldOutMemo},
         ledger::Ledger,
     },
-    streams::client::{ClientSupplier, embedded::EmbeddedLog},
+    streams::client::{ClientSupplier, embedded::EmbeddedLog, kafka::KafkaClients},
 };
 
 /// How long to wait before a dependency that is not there yet is tried again.
@@ -86,6 +86,9 @@ pub fn log(config: &Config) -> Result<Arc<dyn ClientSupplier>, Failure> {
                 .map_err(|error| Failure::of(format!("log.path: {}", path.display()), error))?;
             Ok(Arc::new(log))
         }
-        LogConfig::Kafka { .. } => Err(Failure::Usage("log.kind = \"kafka\" is not wired yet".into())),
+        LogConfig::Kafka(kafka) => {
+            let clients = KafkaClients::new(kafka.clone()).map_err(|error| Failure::of("kafka", error))?;
+            Ok(Arc::new(clients))
+        }
     }
 }

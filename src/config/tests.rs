@@ -72,7 +72,9 @@ fn lists_and_tables_come_from_file_or_environment() {
         [(file, &[][..], 1), (section, &variables[3..], 2), ("", &variables[..], 2)]
     {
         let config = load(file, environment).unwrap();
-        let LogConfig::Kafka { bootstrap_servers, properties } = config.log else { panic!("not kafka") };
+        let LogConfig::Kafka(KafkaConfig { bootstrap_servers, properties, .. }) = config.log else {
+            panic!("not kafka")
+        };
         assert_eq!(bootstrap_servers, "b:1");
         assert_eq!(properties["security.protocol"], "ssl");
         assert_eq!(properties["socket.keepalive.enable"], "true");
@@ -158,8 +160,8 @@ fn each_mistake_has_its_message() {
     check(
         "[kafka]\nproperties = { \"group.id\" = \"mine\" }",
         &[],
-        &["sluice.toml:2: kafka.properties = (hidden): `group.id` cannot be passed through\n    \
-           Remove it: the engine sets it, and exactly-once rests on its value."],
+        &["sluice.toml:2: kafka.properties = (hidden): `group.id` cannot be passed through: the group \
+           follows from the application id\n    Remove it from the table."],
     );
     check(
         "[kafka.properties]\nsecurity.protocol = \"ssl\"",
@@ -225,7 +227,8 @@ fn broken_toml_names_its_line() {
 
 #[test]
 fn secrets_stay_out_of_debug_and_show() {
-    let text = "[admin]\ntoken = \"hunter2\"\n[ledger]\nurl = \"postgres://u:hunter2@h/d\"";
+    let text = "[admin]\ntoken = \"hunter2\"\n[ledger]\nurl = \"postgres://u:hunter2@h/d\"\n[log]\nkind = \"kafka\"\n\
+                [kafka]\nbootstrap_servers = \"b:1\"\nproperties = { \"sasl.password\" = \"hunter2\" }";
     let layers = Layers::defaults().text(text, "sluice.toml");
     assert!(!show(&layers).contains("hunter2"));
     let config = Config::from_layers(layers).unwrap();

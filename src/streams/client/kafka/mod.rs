@@ -74,15 +74,20 @@ impl KafkaConfig {
                 "kafka: bootstrap_servers is empty: give host:port of at least one broker",
             ));
         }
-        for name in self.properties.keys() {
-            let (_, bare) = scope(name);
-            if let Some((_, why)) = OWN_SETTINGS.iter().find(|(own, _)| *own == bare) {
-                return Err(StreamsError::Fatal(format!(
-                    "kafka: property {name:?} cannot be set: {why}; remove it"
-                )));
+        match self.refused_properties().next() {
+            Some((name, why)) => {
+                Err(StreamsError::Fatal(format!("kafka: property {name:?} cannot be set: {why}; remove it")))
             }
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Properties that cannot be passed through, each with the reason; to report all of them before a client is made.
+    pub fn refused_properties(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.properties.keys().filter_map(|name| {
+            let (_, bare) = scope(name);
+            OWN_SETTINGS.iter().find(|(own, _)| *own == bare).map(|(_, why)| (name.as_str(), *why))
+        })
     }
 
     /// The properties for one kind of client, prefixes taken off.
