@@ -20,9 +20,12 @@ pub use problem::{ConfigError, Problem, nearest};
 use reader::{Reader, shown};
 
 use crate::{
-    coupon::{db::DbConfig, service::CouponConfig},
+    coupon::{db::DbConfig, relay::RelayConfig, service::CouponConfig},
     http::HttpConfig,
-    streams::client::kafka::KafkaConfig,
+    streams::{
+        client::kafka::KafkaConfig,
+        config::{ProcessingGuarantee, Semantics, StreamsConfig},
+    },
 };
 
 /// The whole configuration, checked.
@@ -47,7 +50,7 @@ pub struct Config {
     /// The relay from outbox to log.
     pub relay: RelayConfig,
     /// The topologies.
-    pub streams: StreamsConfig,
+    pub streams: StreamsSection,
     /// Logs and metrics.
     pub telemetry: TelemetryConfig,
 }
@@ -123,54 +126,15 @@ pub struct LedgerConfig {
     pub db: DbConfig,
 }
 
-/// From outbox to log.
-#[derive(Clone, Debug)]
-pub struct RelayConfig {
-    /// How often the outbox is looked at unasked.
-    pub interval: Duration,
-    /// Most rows per step.
-    pub batch_rows_max: usize,
-    /// Independent lanes.
-    pub lanes: usize,
-    /// Age at which a lease is free for others.
-    pub lease: Duration,
-}
-
 /// What the engine runs, and how.
 #[derive(Clone, Debug)]
-pub struct StreamsConfig {
+pub struct StreamsSection {
     /// Topology files, or `builtin:NAME`.
     pub topologies: Vec<String>,
-    /// Where tasks keep state.
-    pub state_dir: PathBuf,
-    /// Stream threads per application.
-    pub num_stream_threads: usize,
-    /// Exactly once, or at least once.
-    pub processing_guarantee: ProcessingGuarantee,
-    /// How often progress is committed.
-    pub commit_interval: Duration,
-    /// Memory of the stores, per application.
-    pub buffer_bytes_max: usize,
-    /// Ours, or Kafka Streams 4.3 with its faults.
-    pub semantics: Semantics,
-}
-
-/// What a crash may do to results.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProcessingGuarantee {
-    /// Results, state and progress become visible together.
-    ExactlyOnce,
-    /// A crash may repeat results.
-    AtLeastOnce,
-}
-
-/// Whose rules a topology follows where the two differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Semantics {
-    /// Corrected.
-    Sluice,
-    /// As recorded from Kafka Streams 4.3.
-    Kafka43,
+    /// Name of this process; `None` = one is made up and kept in the state directory.
+    pub instance_id: Option<String>,
+    /// Settings of every application; its id comes from its file.
+    pub runtime: StreamsConfig,
 }
 
 /// What is logged and how.
@@ -276,8 +240,8 @@ fn read(reader: &mut Reader) -> Config {
         relay: RelayConfig {
             interval: reader.millis("relay.interval_ms", 1..=60_000),
             batch_rows_max: reader.size("relay.batch_rows_max", 1..=100_000),
-            lanes: reader.size("relay.lanes", 1..=64),
             lease: reader.millis("relay.lease_ms", 1_000..=600_000),
+            keep_sent: reader.millis("relay.keep_sent_ms", 0..=31_536_000_000),
         },
         streams: read_streams(reader),
         telemetry: read_telemetry(reader),
@@ -399,25 +363,44 @@ fn read_coupon(reader: &mut Reader) -> CouponConfig {
     }
 }
 
-fn read_streams(reader: &mut Reader) -> StreamsConfig {
+fn read_streams(reader: &mut Reader) -> StreamsSection {
     use ProcessingGuarantee::{AtLeastOnce, ExactlyOnce};
-    StreamsConfig {
+    let instance_id = reader.string("streams.instance_id");
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !instance_id.chars().all(is_name) || instance_id.len() > 100 {
+        reader.problem(
+            "streams.instance_id",
+            "is not a name",
+            "Use up to 100 letters, digits, dots, dashes and underscores, for example the host's name.",
+        );
+    }
+    StreamsSection {
         topologies: reader.strings("streams.topologies"),
-        state_dir: reader.path("streams.state_dir"),
-        num_stream_threads: reader.size("streams.num_stream_threads", 1..=256),
-        processing_guarantee: reader.choice(
-            "streams.processing_guarantee",
-            // The last is Kafka Streams' name of the same thing.
-            &[
-                ("exactly_once", ExactlyOnce),
-                ("at_least_once", AtLeastOnce),
-                ("exactly_once_v2", ExactlyOnce),
-            ],
-        ),
-        commit_interval: reader.millis("streams.commit_interval_ms", 20..=3_600_000),
-        buffer_bytes_max: reader.size("streams.buffer_bytes_max", 0..=i64::MAX),
-        semantics: reader
-            .choice("streams.semantics", &[("sluice", Semantics::Sluice), ("kafka-4.3", Semantics::Kafka43)]),
+        instance_id: (!instance_id.is_empty()).then_some(instance_id),
+        runtime: StreamsConfig {
+            state_dir: reader.path("streams.state_dir"),
+            num_stream_threads: reader.size("streams.num_stream_threads", 1..=256),
+            processing_guarantee: reader.choice(
+                "streams.processing_guarantee",
+                // The last is Kafka Streams' name of the same thing.
+                &[
+                    ("exactly_once", ExactlyOnce),
+                    ("at_least_once", AtLeastOnce),
+                    ("exactly_once_v2", ExactlyOnce),
+                ],
+            ),
+            commit_interval: reader.millis("streams.commit_interval_ms", 20..=3_600_000),
+            buffer_bytes_max: reader.size("streams.buffer_bytes_max", 0..=i64::MAX),
+            num_standby_replicas: reader.size("streams.num_standby_replicas", 0..=10),
+            task_timeout: reader.millis("streams.task_timeout_ms", 0..=86_400_000),
+            transaction_timeout: reader.millis("streams.transaction_timeout_ms", 1_000..=900_000),
+            replication_factor: reader.integer("topics.replication_factor", -1..=100) as i32,
+            semantics: reader.choice(
+                "streams.semantics",
+                &[("sluice", Semantics::Sluice), ("kafka-4.3", Semantics::Kafka43)],
+            ),
+            ..StreamsConfig::default()
+        },
     }
 }
 

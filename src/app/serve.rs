@@ -22,7 +22,7 @@ use super::{parts, topics};
 use crate::{
     cli::{Failure, Role},
     config::{Config, Secret, TopicsConfig},
-    coupon::{clock::Clock, ledger::Ledger, service::CouponService, sweeper::Sweeper},
+    coupon::{clock::Clock, ledger::Ledger, relay::Relay, service::CouponService, sweeper::Sweeper},
     http::{self, ApiState, InFlight, admin::AdminGuard, ops::Check},
     streams::client::ClientSupplier,
     telemetry,
@@ -80,8 +80,10 @@ pub struct Process {
     ledger: Ledger,
     http_stop: watch::Sender<bool>,
     http: Option<JoinHandle<usize>>,
-    /// Runs where the API does: an embedded gate lives in that process only.
-    sweeper: Option<(watch::Sender<bool>, JoinHandle<()>)>,
+    /// Stops what stands behind the API; later than the API itself, whose last requests it must still carry.
+    behind_stop: watch::Sender<bool>,
+    /// What stands behind the API, by name.
+    behind: Vec<(&'static str, JoinHandle<()>)>,
 }
 
 impl Process {
@@ -101,6 +103,7 @@ impl Process {
         let topics_ready = ensure_topics(log.clone(), config.topics.clone());
 
         let (http_stop, stopped) = watch::channel(false);
+        let (behind_stop, behind_stopped) = watch::channel(false);
         let mut process = Self {
             address: None,
             service: service.clone(),
@@ -108,16 +111,33 @@ impl Process {
             ledger,
             http_stop,
             http: None,
-            sweeper: None,
+            behind_stop,
+            behind: Vec::new(),
         };
+        if roles.contains(&Role::Relay) {
+            process.start_relay(&config, &registry, behind_stopped.clone())?;
+        }
         if roles.contains(&Role::Api) {
             let readiness = readiness(service.clone(), topics_ready);
-            let (sweeper_stop, stop_sweeper) = watch::channel(false);
-            let sweeping = Sweeper::new((*service).clone()).run(config.gate.sweep_interval, stop_sweeper);
-            process.sweeper = Some((sweeper_stop, tokio::spawn(sweeping)));
+            // Beside the API: an embedded gate lives in its process only.
+            let sweeping = Sweeper::new((*service).clone()).run(config.gate.sweep_interval, behind_stopped);
+            process.behind.push(("sweeper", tokio::spawn(sweeping)));
             process.start_http(&config, registry, readiness, stopped).await?;
         }
         Ok(process)
+    }
+
+    fn start_relay(
+        &mut self,
+        config: &Config,
+        registry: &prometheus::Registry,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<(), Failure> {
+        let relay = Relay::new(&self.ledger, self.log.clone(), Clock::system(), config.relay.clone());
+        register(relay.metrics().register(registry))?;
+        let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        self.behind.push(("relay", tokio::spawn(relay.run(stop))));
+        Ok(())
     }
 
     async fn start_http(
@@ -159,10 +179,10 @@ impl Process {
                 Err(error) => tracing::error!(%error, "the HTTP server failed"),
             }
         }
-        if let Some((stop, sweeping)) = self.sweeper.take() {
-            stop.send_replace(true);
-            if let Err(error) = sweeping.await {
-                tracing::error!(%error, "the sweeper failed");
+        self.behind_stop.send_replace(true);
+        for (name, running) in self.behind.drain(..) {
+            if let Err(error) = running.await {
+                tracing::error!(%error, name, "a part of the process failed");
             }
         }
         self.ledger.close().await;

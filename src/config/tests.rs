@@ -14,7 +14,7 @@ fn defaults_are_valid() {
     let config = load("", &[]).unwrap();
     assert_eq!(config.http.listen, SocketAddr::from(([127, 0, 0, 1], 8080)));
     assert_eq!(config.ledger.url.expose(), "sqlite://data/ledger.sqlite");
-    assert_eq!(config.streams.state_dir, PathBuf::from("data/state"));
+    assert_eq!(config.streams.runtime.state_dir, PathBuf::from("data/state"));
     assert_eq!(config.streams.topologies.len(), 2);
     assert!(config.admin_token.is_none());
 }
@@ -110,7 +110,7 @@ fn each_mistake_has_its_message() {
         "[relay]\nflavour = 1",
         &[],
         &["sluice.toml:2: relay.flavour: there is no such key\n    \
-           [relay] has: batch_rows_max, interval_ms, lanes, lease_ms."],
+           [relay] has: batch_rows_max, interval_ms, keep_sent_ms, lease_ms."],
     );
     check(
         "[http]\nmax_in_flight = \"many\"",
@@ -201,6 +201,12 @@ fn each_mistake_has_its_message() {
            Write more than 11000."],
     );
     check(
+        "[streams]\ninstance_id = \"a b\"",
+        &[],
+        &["sluice.toml:2: streams.instance_id = \"a b\": is not a name\n    \
+           Use up to 100 letters, digits, dots, dashes and underscores, for example the host's name."],
+    );
+    check(
         "[streams]\nstate_dir = \"\"",
         &[],
         &["sluice.toml:2: streams.state_dir = \"\": must not be empty\n    \
@@ -212,9 +218,9 @@ fn each_mistake_has_its_message() {
 fn all_mistakes_are_reported_together() {
     let text =
         "data_dirr = \"x\"\n[http]\nlisten = 1\n[gate]\nkind = \"memcached\"\n[telemetry]\nformat = true";
-    let error = load(text, &[("SLUICE__RELAY__LANES", "zero")]).unwrap_err();
+    let error = load(text, &[("SLUICE__RELAY__LEASE_MS", "zero")]).unwrap_err();
     let fields: Vec<&str> = error.0.iter().map(|problem| problem.field.as_str()).collect();
-    assert_eq!(fields, ["data_dirr", "http.listen", "gate.kind", "relay.lanes", "telemetry.format"]);
+    assert_eq!(fields, ["data_dirr", "http.listen", "gate.kind", "relay.lease_ms", "telemetry.format"]);
     assert!(error.to_string().starts_with("the configuration has 5 mistakes:\n  sluice.toml:1: data_dirr"));
 }
 
