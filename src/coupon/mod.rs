@@ -4,6 +4,7 @@
 //! [`ledger`] -> [`outbox`] rows -> [`relay`] -> topics. [`event`] says what is in a topic, [`model`] what a campaign
 //! and a user coupon are, [`error`] which answers are refusals.
 
+pub mod audit;
 pub mod clock;
 mod confirm;
 pub mod coupons;

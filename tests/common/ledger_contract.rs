@@ -16,6 +16,7 @@ use std::{
 };
 
 use sluice::coupon::{
+    audit::{self, AuditFilter},
     clock::{Clock, UtcMicros},
     db::{DbConfig, DbError, Param},
     error::{Outcome, Refusal},
@@ -178,6 +179,9 @@ impl Fixture {
             })
             .collect();
         assert_eq!(replayed, tables);
+        let replay = audit::replay(self.ledger.db()).await.unwrap();
+        assert!(replay.is_equal(), "{replay:?}");
+        assert_eq!((replay.lines, replay.rows), (history.len() as u64, tables.len() as u64));
     }
 }
 
@@ -252,6 +256,8 @@ macro_rules! ledger_contract_tests {
             leases_change_hands_with_a_higher_token
             a_parked_row_holds_back_its_key_only
             the_database_itself_holds_the_cap
+            an_audit_shows_every_moment
+            a_replay_names_exactly_what_was_tampered_with
         }
     };
     ($fixture:ident $contract:ident: $($case:ident)+) => {
@@ -849,4 +855,87 @@ pub async fn the_database_itself_holds_the_cap(f: Fixture) {
         assert!(error.is_constraint(constraint), "{sql}: {error}");
         tx.rollback().await;
     }
+}
+
+pub async fn an_audit_shows_every_moment(f: Fixture) {
+    let (first, second) = (f.open(5).await, f.open(5).await);
+    let row = f.issue(first, 1).await.done().unwrap().user_coupon_id;
+    f.advance(10);
+    f.issue(second, 1).await.done().unwrap();
+    f.issue(first, 2).await.done().unwrap();
+    f.advance(10);
+    f.service.use_coupon(row, order("o-1", 1_000), &context("use-it")).await.done().unwrap();
+    f.advance(10);
+    f.service.cancel_use(row, cancel("o-1"), &context("r")).await.done().unwrap();
+    // (moment, coupon, user) -> status and order of each
+    type Seen<'a> = &'a [(&'a str, Option<&'a str>)];
+    let table: [(i64, Option<CouponId>, Option<i64>, Seen<'_>); 9] = [
+        (-1, None, None, &[]),
+        (0, None, None, &[("ACTIVE", None)]),
+        (10, None, None, &[("ACTIVE", None), ("ACTIVE", None), ("ACTIVE", None)]),
+        (19, Some(first), Some(1), &[("ACTIVE", None)]),
+        (20, Some(first), None, &[("USED", Some("o-1")), ("ACTIVE", None)]),
+        (29, None, Some(1), &[("USED", Some("o-1")), ("ACTIVE", None)]),
+        (30, Some(first), Some(1), &[("ACTIVE", None)]),
+        (30, Some(second), Some(2), &[]),
+        (DAY, Some(second), None, &[("EXPIRED", None)]),
+    ];
+    for (offset, coupon, who, expected) in table {
+        let filter = AuditFilter { coupon, user: who.map(user) };
+        let seen = audit::as_of(f.ledger.db(), UtcMicros::clamped(START + offset), filter).await.unwrap();
+        let seen: Vec<_> = seen.iter().map(|row| (row.status.as_str(), row.order_id.as_deref())).collect();
+        assert_eq!(seen, expected, "at {offset} of {coupon:?} {who:?}");
+    }
+    let used = audit::as_of(
+        f.ledger.db(),
+        UtcMicros::clamped(START + 20),
+        AuditFilter { coupon: Some(first), user: Some(user(1)) },
+    );
+    let used = used.await.unwrap().remove(0);
+    assert_eq!((used.request_id.as_str(), used.seq, used.discount_amount), ("use-it", 2, Some(100)));
+}
+
+pub async fn a_replay_names_exactly_what_was_tampered_with(f: Fixture) {
+    let coupon = f.open(10).await;
+    let mut ids = Vec::new();
+    for who in 1..=4 {
+        ids.push(f.issue(coupon, who).await.done().unwrap().user_coupon_id.get());
+    }
+    f.service
+        .use_coupon(UserCouponId::new(ids[0]).unwrap(), order("o-1", 1_000), &context("r"))
+        .await
+        .done()
+        .unwrap();
+    f.assert_replay_equals_tables().await;
+    let first = ids[0];
+    // (what is done to the tables behind the ledger's back, the difference it must show)
+    let tampering: [(&'static str, i64, &str); 4] = [
+        ("update user_coupons set order_id = 'o-9' where user_coupon_id = $1", first, "order_id"),
+        ("update user_coupons set discount_amount = 1 where user_coupon_id = $1", first, "discount_amount"),
+        ("update user_coupons set status = 'REVOKED' where user_coupon_id = $1", ids[1], "status"),
+        ("delete from user_coupons where user_coupon_id = $1", ids[2], "row"),
+    ];
+    let mut expected = Vec::new();
+    for (sql, id, field) in tampering {
+        let mut tx = f.ledger.db().begin().await.unwrap();
+        assert_eq!(tx.execute(sql, &[Param::Int(id)]).await.unwrap(), 1, "{sql}");
+        tx.commit().await.unwrap();
+        expected.push((id, field));
+    }
+    // A row without a history.
+    let mut tx = f.ledger.db().begin().await.unwrap();
+    tx.execute(
+        "insert into user_coupons (user_coupon_id, coupon_id, user_id, slot_no, epoch, admission_token, issued_at, changed_at)
+         values (1000000, $1, 99, 9, 1, 't', 1, 1)",
+        &[Param::Int(coupon.get())],
+    )
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    expected.push((1_000_000, "row"));
+    let replay = audit::replay(f.ledger.db()).await.unwrap();
+    let found: HashSet<(i64, &str)> =
+        replay.differences.iter().map(|difference| (difference.user_coupon_id, difference.field)).collect();
+    assert_eq!(found, expected.into_iter().collect(), "{replay:?}");
+    assert!(!replay.is_equal());
 }

@@ -242,6 +242,15 @@ async fn a_crowd_that_meets_cut_connections_gets_every_seat_once() {
         answers.push(task.await.unwrap());
     }
     cutting.await.unwrap();
+    // A definite no has left nothing behind.
+    for (who, outcome) in &answers {
+        let held = f.ledger.user_coupon_of(id, user(*who), f.now()).await.unwrap();
+        match outcome {
+            Outcome::Done(row) => assert_eq!(held.unwrap().shown.user_coupon_id, row.user_coupon_id),
+            Outcome::Refused(Refusal::SeatReleased { .. }) => assert_eq!(held, None, "{who} was told no"),
+            _ => {}
+        }
+    }
     // Whoever was refused asks again, as the answers say is safe.
     for (who, outcome) in answers {
         match outcome {
