@@ -5,15 +5,12 @@
 
 #[path = "../common/gate_contract.rs"]
 mod gate_contract;
-#[path = "../common/private_redis.rs"]
-mod private_redis;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use gate_contract::{Fixture, meta, user};
-use private_redis::PrivateRedis;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use sluice::coupon::gate::embedded::{ClockUs, EmbeddedGate};
@@ -22,6 +19,7 @@ use sluice::coupon::gate::*;
 use sluice::coupon::ids::CouponId;
 use uuid::Uuid;
 
+use crate::private_redis::PrivateRedis;
 use crate::service;
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -20,5 +20,8 @@ pub fn service(name: &str) -> Option<String> {
 #[path = "../contract/mod.rs"]
 mod contract;
 mod gate;
+mod gate_repair;
 mod kafka_contract;
 mod ledger;
+#[path = "../common/private_redis.rs"]
+mod private_redis;

@@ -313,7 +313,8 @@ pub struct Pending {
 /// State of a campaign at the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GateState {
-    /// Unknown: never opened here, or forgotten by a flush.
+    /// Unknown: never opened here, or forgotten by a flush. Also when what the gate holds contradicts itself, because
+    /// part of it was deleted from outside; the epoch is then above 0.
     NotReady,
     /// A rebuild began and has not finished.
     Rebuilding,

@@ -67,7 +67,7 @@ scripts! {
     FINISH_REBUILD = "finish_rebuild-1" [Meta];
     CLAIM_PENDING = "claim_pending-3" [Pending, Slot, Issue];
     EXTEND_PENDING = "extend_pending-2" [Pending, Slot];
-    READ_STOCK = "read_stock-4" [Meta, Issue, Free, Pending];
+    READ_STOCK = "read_stock-5" [Meta, Issue, Slot, Free, Pending];
     READ_MEMBERS = "read_members-3" [Issue, Slot, Pending];
     READ_SEAT = "read_seat-3" [Issue, Slot, Pending];
 }

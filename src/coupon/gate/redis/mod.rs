@@ -189,6 +189,7 @@ impl Gate for RedisGate {
                 Some("paused") => GateState::Paused,
                 Some("closed") => GateState::Closed,
                 Some("rebuilding") => GateState::Rebuilding,
+                Some("broken") => GateState::NotReady,
                 _ => return Err(unexpected("a state", state)),
             };
             let [limit, epoch, slot_sequence, admitted, pending, free] = numbers else {
