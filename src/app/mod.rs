@@ -8,6 +8,7 @@ mod demo;
 mod parts;
 mod serve;
 mod topics;
+mod verify;
 
 use crate::{
     cli::{Cli, Command, ConfigCommand, Failure, TopicsCommand},
@@ -43,6 +44,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             ledger.close().await;
             Ok(())
         }),
+        Command::Verify(args) => block_on(verify::run(config, args)),
         Command::Topics(command) => check_topics(&config, command),
         Command::Config(ConfigCommand::Check) => {
             println!("the configuration is valid");

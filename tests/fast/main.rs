@@ -6,6 +6,7 @@ mod gate;
 mod http;
 mod ledger;
 mod streams_runtime;
+mod verify;
 
 #[path = "../contract/mod.rs"]
 mod contract;

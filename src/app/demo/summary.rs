@@ -70,7 +70,7 @@ fn reminders(run: &Run, facts: &Facts) -> CheckLine {
     let commands = facts.log.as_ref().map_or(&[][..], |log| log.commands.as_slice());
     let reminders: Vec<i64> = commands
         .iter()
-        .filter(|command| command.kind.contains("unused"))
+        .filter(|command| command.kind == "COUPON_UNUSED_REMINDER")
         .filter_map(|command| command.user_id)
         .collect();
     let reminded: BTreeSet<i64> = reminders.iter().copied().collect();

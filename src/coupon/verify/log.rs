@@ -7,6 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::coupon::clock::UtcMicros;
 use crate::streams::{
     client::{ClientSupplier, ConsumerConfig},
     error::{Result, StreamsError},
@@ -52,7 +53,8 @@ pub struct LogEvent {
 #[allow(missing_docs, reason = "the members of the record")]
 pub struct WindowRecord {
     pub coupon_id: i64,
-    pub window_start: serde_json::Value,
+    pub window_start: UtcMicros,
+    pub window_end: UtcMicros,
     pub issued: i64,
     pub used: i64,
     #[serde(default)]

@@ -1,18 +1,16 @@
 //! I8: the statistics that came out of the topologies equal what SQL counts.
 //!
-//! Counted here from the history, which the statistics have never seen: totals per campaign, and per minute. A minute
-//! whose window is over must have exactly one final record, however late or repeated the events were.
+//! Counted here from the history, which the statistics have never seen: totals per campaign, and per window of
+//! whatever length the topology gives it. A window of minutes must be over and have exactly one final record, however
+//! late or repeated the events were; days are compared as they stand.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    facts::Facts,
-    log::{self, WindowRecord},
+    facts::{Facts, HistoryRow},
+    log::{self, LogFacts, Window, WindowRecord},
     rules::Verdict,
 };
-
-/// Microseconds of a minute.
-const MINUTE_US: i64 = 60_000_000;
 
 /// What is counted, over a window or in total.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,20 +58,14 @@ pub(super) fn equal_sql(facts: &Facts) -> Verdict {
         return (None, Vec::new());
     }
     let mut totals: BTreeMap<i64, Counts> = BTreeMap::new();
-    let mut minutes: BTreeMap<(i64, i64), Counts> = BTreeMap::new();
+    let mut changes: BTreeMap<i64, Vec<(i64, Counts)>> = BTreeMap::new();
     for line in &facts.history {
-        let discount = line.discount_amount.unwrap_or(0);
-        let counts = match line.topic() {
-            log::TOPIC_ISSUED => Counts { issued: 1, ..Counts::default() },
-            log::TOPIC_USED => Counts { used: 1, discount_amount_sum: discount, ..Counts::default() },
-            log::TOPIC_USE_CANCELLED => {
-                Counts { cancelled: 1, discount_amount_sum: -discount, ..Counts::default() }
-            }
-            _ => continue,
-        };
-        totals.entry(line.coupon_id).or_default().add(counts);
-        minutes.entry((line.coupon_id, line.at.div_euclid(MINUTE_US))).or_default().add(counts);
+        if let Some(counts) = counts_of(line) {
+            totals.entry(line.coupon_id).or_default().add(counts);
+            changes.entry(line.coupon_id).or_default().push((line.at, counts));
+        }
     }
+    changes.values_mut().for_each(|changes| changes.sort_unstable_by_key(|(at, _)| *at));
 
     let mut findings = Vec::new();
     let coupons: BTreeSet<i64> = totals.keys().chain(log.totals.keys()).copied().collect();
@@ -89,69 +81,68 @@ pub(super) fn equal_sql(facts: &Facts) -> Verdict {
             findings.push((format!("coupon {coupon}"), format!("totals say {found}; SQL counts {expected}")));
         }
     }
-    let compared_minutes = compare_minutes(log, &minutes, &mut findings);
-    compare_days(log, &totals, &mut findings);
-    (Some(coupons.len() + compared_minutes), findings)
+    let minutes = compare_windows(log, log::TOPIC_MINUTE, &changes, &mut findings);
+    let days = compare_windows(log, log::TOPIC_DAY, &changes, &mut findings);
+    (Some(coupons.len() + minutes + days), findings)
 }
 
-fn compare_minutes(
-    log: &log::LogFacts,
-    minutes: &BTreeMap<(i64, i64), Counts>,
-    findings: &mut Vec<(String, String)>,
-) -> usize {
-    let mut found: BTreeMap<(i64, i64), (Counts, usize)> = BTreeMap::new();
-    for window in log.windows.get(log::TOPIC_MINUTE).into_iter().flatten().map(|(_, window)| window) {
-        let Some(start) = start_us(&window.latest) else { continue };
-        let key = (window.latest.coupon_id, start.div_euclid(MINUTE_US));
-        found.insert(key, (Counts::of_window(&window.latest), window.finals));
-    }
-    let keys: BTreeSet<(i64, i64)> = minutes.keys().chain(found.keys()).copied().collect();
-    for key in &keys {
-        let subject = || format!("coupon {} minute {}", key.0, minute_text(key.1));
-        let expected = minutes.get(key).copied().unwrap_or_default();
-        match found.get(key) {
-            None => findings.push((subject(), format!("has no window; SQL counts {expected}"))),
-            Some((counts, _)) if *counts != expected => {
-                findings.push((subject(), format!("the window says {counts}; SQL counts {expected}")));
-            }
-            Some((_, 1)) => {}
-            Some((_, finals)) => findings.push((subject(), format!("{finals} final records, not 1"))),
-        }
-    }
-    keys.len()
-}
-
-/// Days end at midnight of a zone that only the topology knows, so they are compared by their sum.
-fn compare_days(log: &log::LogFacts, totals: &BTreeMap<i64, Counts>, findings: &mut Vec<(String, String)>) {
-    let Some(windows) = log.windows.get(log::TOPIC_DAY) else { return };
-    let mut sums: BTreeMap<i64, Counts> = BTreeMap::new();
-    for window in windows.values() {
-        sums.entry(window.latest.coupon_id).or_default().add(Counts::of_window(&window.latest));
-        if window.finals > 1 {
-            let subject = format!("coupon {} day", window.latest.coupon_id);
-            findings.push((subject, format!("{} final records", window.finals)));
-        }
-    }
-    for (coupon, expected) in totals {
-        let found = sums.get(coupon).copied().unwrap_or_default();
-        if found != *expected {
-            findings
-                .push((format!("coupon {coupon}"), format!("days add up to {found}; SQL counts {expected}")));
-        }
-    }
-}
-
-/// A window's start, given as RFC 3339 or as milliseconds.
-fn start_us(window: &WindowRecord) -> Option<i64> {
-    match &window.window_start {
-        serde_json::Value::Number(millis) => millis.as_i64()?.checked_mul(1_000),
-        serde_json::Value::String(text) => {
-            text.parse::<crate::coupon::clock::UtcMicros>().ok().map(|at| at.micros())
+/// What a line of history adds to the statistics.
+fn counts_of(line: &HistoryRow) -> Option<Counts> {
+    let discount = line.discount_amount.unwrap_or(0);
+    match line.topic() {
+        log::TOPIC_ISSUED => Some(Counts { issued: 1, ..Counts::default() }),
+        log::TOPIC_USED => Some(Counts { used: 1, discount_amount_sum: discount, ..Counts::default() }),
+        log::TOPIC_USE_CANCELLED => {
+            Some(Counts { cancelled: 1, discount_amount_sum: -discount, ..Counts::default() })
         }
         _ => None,
     }
 }
 
-fn minute_text(minute: i64) -> String {
-    crate::coupon::clock::UtcMicros::clamped(minute.saturating_mul(MINUTE_US)).to_string()
+/// Compares the windows of a topic with the changes that fall into them; returns how many windows there are.
+fn compare_windows(
+    log: &LogFacts,
+    topic: &str,
+    changes: &BTreeMap<i64, Vec<(i64, Counts)>>,
+    findings: &mut Vec<(String, String)>,
+) -> usize {
+    let mut windows: BTreeMap<i64, Vec<&Window>> = BTreeMap::new();
+    for window in log.windows.get(topic).into_iter().flat_map(|windows| windows.values()) {
+        windows.entry(window.latest.coupon_id).or_default().push(window);
+    }
+    let mut covered: BTreeMap<i64, usize> = BTreeMap::new();
+    let mut compared = 0;
+    for (coupon, windows) in &mut windows {
+        windows.sort_unstable_by_key(|window| window.latest.window_start);
+        let changes = changes.get(coupon).map_or(&[][..], Vec::as_slice);
+        for window in windows.iter() {
+            compared += 1;
+            let (start, end) = (window.latest.window_start, window.latest.window_end);
+            let inside = |at: i64| (start.micros()..end.micros()).contains(&at);
+            let first = changes.partition_point(|(at, _)| *at < start.micros());
+            let mut expected = Counts::default();
+            for (_, counts) in changes[first..].iter().take_while(|(at, _)| inside(*at)) {
+                expected.add(*counts);
+                *covered.entry(*coupon).or_default() += 1;
+            }
+            let subject = || format!("{topic} coupon {coupon} {start}");
+            let found = Counts::of_window(&window.latest);
+            if found != expected {
+                findings.push((subject(), format!("the window says {found}; SQL counts {expected}")));
+            }
+            // A day may still be going on when everything else is quiet; no window may end twice.
+            let must_be_over = topic == log::TOPIC_MINUTE;
+            if window.finals > 1 || (must_be_over && window.finals == 0) {
+                findings.push((subject(), format!("{} final records, not 1", window.finals)));
+            }
+        }
+    }
+    for (coupon, changes) in changes {
+        let covered = covered.get(coupon).copied().unwrap_or(0);
+        if covered != changes.len() {
+            let detail = format!("{covered} of {} changes fall into a window", changes.len());
+            findings.push((format!("{topic} coupon {coupon}"), detail));
+        }
+    }
+    compared
 }
