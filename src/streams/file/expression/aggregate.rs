@@ -204,32 +204,53 @@ impl Aggregate {
         }
     }
 
-    /// Folds a record in. `time` is the record's timestamp.
+    /// Folds a record in. `time` is the record's timestamp. After an error the state is as before.
     pub fn add(&self, state: &mut AggregateState, row: &[Datum], time: i64) -> Result<(), EvalError> {
+        if let Some(value) = self.value(row)? {
+            self.check(state, &value)?;
+            self.take(state, value, time);
+        }
+        Ok(())
+    }
+
+    /// What a record brings: nothing when the filter does not hold or the value is NULL.
+    pub fn value(&self, row: &[Datum]) -> Result<Option<Datum>, EvalError> {
         if let Some(filter) = &self.filter
             && !filter.holds(row, &[])?
         {
-            return Ok(());
+            return Ok(None);
         }
-        let value = match &self.argument {
-            None => Datum::Int(1),
-            Some(argument) => argument.evaluate(row, &[])?,
-        };
-        if value.is_null() {
-            return Ok(());
+        match &self.argument {
+            None => Ok(Some(Datum::Int(1))),
+            Some(argument) => Ok(Some(argument.evaluate(row, &[])?).filter(|value| !value.is_null())),
         }
+    }
+
+    /// Whether the state can take the value; where it can, [`take`](Self::take) cannot fail.
+    pub fn check(&self, state: &AggregateState, value: &Datum) -> Result<(), EvalError> {
+        match state {
+            AggregateState::Distinct(seen)
+                if seen.len() >= DISTINCT_MAX && !seen.contains(&distinct_key(value)) =>
+            {
+                Err(EvalError::TooManyDistinct)
+            }
+            AggregateState::Sum(sum) if self.kind == AggregateKind::Sum => {
+                let mut after = sum.clone();
+                after.add(value);
+                if after.overflow { Err(EvalError::IntegerOverflow) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Folds a checked value in.
+    pub fn take(&self, state: &mut AggregateState, value: Datum, time: i64) {
         match state {
             AggregateState::Count(count) => *count += 1,
             AggregateState::Distinct(seen) => {
                 seen.insert(distinct_key(&value));
-                if seen.len() > DISTINCT_MAX {
-                    return Err(EvalError::TooManyDistinct);
-                }
             }
-            AggregateState::Sum(sum) => {
-                sum.add(&value);
-                self.check_sum(sum)?;
-            }
+            AggregateState::Sum(sum) => sum.add(&value),
             AggregateState::Extreme(best) => self.take_extreme(best, value),
             AggregateState::Timed { time: held, value: kept } => {
                 let newer = match self.kind {
@@ -241,7 +262,6 @@ impl Aggregate {
                 }
             }
         }
-        Ok(())
     }
 
     /// Takes a record out again, where that is possible (`count`, `sum`, `avg` of numbers): tables that take back an old row. `false`
@@ -316,6 +336,30 @@ impl Aggregate {
                 (total, _) => total,
             },
         }
+    }
+
+    /// Whether a result tells all that goes on from the state, so that it may be kept instead (see [`state_of`](Self::state_of)).
+    pub fn is_told_by_result(&self, state: &AggregateState) -> bool {
+        match state {
+            AggregateState::Count(_) | AggregateState::Extreme(_) => true,
+            AggregateState::Sum(sum) => self.kind == AggregateKind::Sum && !sum.approximate,
+            AggregateState::Distinct(_) | AggregateState::Timed { .. } => false,
+        }
+    }
+
+    /// The state that a result tells of; `None` when it tells too little.
+    pub fn state_of(&self, result: Datum) -> Option<AggregateState> {
+        Some(match (self.init(), result) {
+            (AggregateState::Count(_), Datum::Int(count)) => AggregateState::Count(count),
+            (AggregateState::Extreme(_), value) => AggregateState::Extreme(value),
+            (empty @ AggregateState::Sum(_), Datum::Null) => empty,
+            (AggregateState::Sum(_), Datum::Int(value) | Datum::Duration(value))
+                if self.kind == AggregateKind::Sum =>
+            {
+                AggregateState::Sum(Sum { count: 1, int: value, ..Sum::default() })
+            }
+            _ => return None,
+        })
     }
 
     fn check_sum(&self, sum: &Sum) -> Result<(), EvalError> {
@@ -723,7 +767,7 @@ mod tests {
         count.add(&mut state, &[Datum::Int(5), Datum::Null, Datum::Null], 0).unwrap();
         let over = count.add(&mut state, &[Datum::Int(-1), Datum::Null, Datum::Null], 0);
         assert_eq!(over, Err(EvalError::TooManyDistinct));
-        assert_eq!(count.result(&state), Datum::Int(DISTINCT_MAX as i64 + 1));
+        assert_eq!(count.result(&state), Datum::Int(DISTINCT_MAX as i64));
     }
 
     #[test]

@@ -63,6 +63,11 @@ impl Scope {
         }
     }
 
+    /// Adds a further name of a slot.
+    pub fn add_alias(&mut self, name: &str, column_type: ColumnType, slot: Slot) {
+        self.columns.push(ScopeColumn { qualifier: None, column: Column::new(name, column_type), slot });
+    }
+
     /// The names in the scope, for messages.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|entry| entry.column.name.as_str())
