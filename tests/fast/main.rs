@@ -7,6 +7,7 @@ mod http;
 mod ledger;
 mod streams_runtime;
 mod verify;
+mod topologies;
 
 #[path = "../contract/mod.rs"]
 mod contract;

@@ -67,9 +67,15 @@ impl Diagnostics {
         if self.list.is_empty() { Ok(()) } else { Err(self) }
     }
 
+    /// The start of the character that a byte is in.
+    fn floor(&self, byte: usize) -> usize {
+        let byte = byte.min(self.text.len());
+        (0..=byte).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0)
+    }
+
     /// The line and column (characters, from 1) of a byte, and that line's text.
     fn place(&self, byte: usize) -> (usize, usize, &str) {
-        let byte = self.text.floor_char_boundary(byte.min(self.text.len()));
+        let byte = self.floor(byte);
         let start = self.text[..byte].rfind('\n').map_or(0, |at| at + 1);
         let line = self.text[..start].matches('\n').count() + 1;
         let end = self.text[start..].find('\n').map_or(self.text.len(), |at| start + at);
@@ -93,8 +99,8 @@ impl fmt::Display for Diagnostics {
             let before: String =
                 text.chars().take(column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             let rest = text.chars().count().saturating_sub(column - 1);
-            let end = self.text.floor_char_boundary(diagnostic.span.end.min(self.text.len()));
-            let start = self.text.floor_char_boundary(diagnostic.span.start.min(end));
+            let end = self.floor(diagnostic.span.end);
+            let start = self.floor(diagnostic.span.start.min(end));
             let width = self.text[start..end].chars().count().min(rest).max(1);
             writeln!(f, "{margin} | {before}{}", "^".repeat(width))?;
             if let Some(help) = &diagnostic.help {

@@ -132,6 +132,23 @@ pub fn read_datum(data_type: DataType, raw: &str) -> Option<Datum> {
     if scanner.at == raw.len() { convert(data_type, kind, raw) } else { None }
 }
 
+/// Reads the values of a JSON list that has one of each type; digits of doubles are read exactly.
+pub fn read_list(types: &[DataType], raw: &str) -> Option<Vec<Datum>> {
+    let mut scanner = Scanner { text: raw, bytes: raw.as_bytes(), at: 0 };
+    let mut list = Vec::with_capacity(types.len());
+    scanner.expect(b'[', "").ok()?;
+    for (index, data_type) in types.iter().enumerate() {
+        if index > 0 {
+            scanner.expect(b',', "").ok()?;
+        }
+        let start = scanner.at;
+        let kind = scanner.value(1).ok()?;
+        list.push(convert(*data_type, kind, &raw[start..scanner.at])?);
+    }
+    scanner.expect(b']', "").ok()?;
+    (scanner.at == raw.len()).then_some(list)
+}
+
 /// Reads a value from plain text, as keys and texts of test files carry it.
 pub fn read_plain(data_type: DataType, text: &str) -> Option<Datum> {
     match data_type {

@@ -279,6 +279,55 @@ impl<'a> Section<'a> {
         sections
     }
 
+    /// The tables of a list (`[[test]]`, or a list of inline tables).
+    pub fn list(&self, key: &'static str) -> Vec<Section<'a>> {
+        let Some(item) = self.item(key) else { return Vec::new() };
+        let what = format!("`{key}` of {}", self.what.rsplit(" of ").next().unwrap_or_default());
+        let make = |table: &'a dyn TableLike, span: Option<Range<usize>>| {
+            let span = span.unwrap_or_else(|| self.key_span(key));
+            Section::new(table, what.clone(), span, self.diagnostics)
+        };
+        match item {
+            Item::ArrayOfTables(tables) => tables.iter().map(|table| make(table, table.span())).collect(),
+            Item::Value(Value::Array(values)) => {
+                let mut sections = Vec::new();
+                for value in values {
+                    match value.as_inline_table() {
+                        Some(table) => sections.push(make(table, value.span())),
+                        None => self.wrong(key, item, "a list of tables"),
+                    }
+                }
+                sections
+            }
+            _ => {
+                self.wrong(key, item, "a list of tables");
+                Vec::new()
+            }
+        }
+    }
+
+    /// A table of names and whole numbers.
+    pub fn numbers(&self, key: &'static str) -> Vec<(String, i64)> {
+        let Some(item) = self.item(key) else { return Vec::new() };
+        let Some(table) = item.as_table_like() else {
+            self.wrong(key, item, "a table of names and whole numbers");
+            return Vec::new();
+        };
+        let mut numbers = Vec::new();
+        for (name, item) in table.iter() {
+            match item.as_integer() {
+                Some(value) => numbers.push((name.to_owned(), value)),
+                None => self.wrong(key, item, "a table of names and whole numbers"),
+            }
+        }
+        numbers
+    }
+
+    /// Anything.
+    pub fn any(&self, key: &'static str) -> Option<&'a Item> {
+        self.item(key)
+    }
+
     /// Reports every key that was not asked for. Call when the section is read.
     pub fn finish(self) {
         let asked = self.asked.borrow();

@@ -61,6 +61,13 @@ pub trait AnyProcessor: Send {
         Ok(())
     }
 
+    /// The task is about to commit: forward what is held back, so that it is in the transaction of the records it came from.
+    /// Called in the order nodes were added, before record caches are flushed.
+    fn prepare_commit(&mut self, context: NodeContext<'_>) -> Result<()> {
+        let _ = context;
+        Ok(())
+    }
+
     /// Called once at the end of the task's life.
     fn close(&mut self) {}
 }

@@ -275,8 +275,15 @@ impl TaskGraph {
         }
     }
 
-    /// Flushes record caches, store by store, forwarding what comes out. May produce records.
+    /// Lets processors forward what they hold back, then flushes record caches, store by store, forwarding what comes out. May produce
+    /// records.
     pub fn flush_caches(&self) -> Result<()> {
+        for id in &self.node_order {
+            if let Run::Processor(processor) = &self.live(*id).run {
+                let result = processor.borrow_mut().prepare_commit(NodeContext::new(self, *id));
+                self.handle(*id, result)?;
+            }
+        }
         for id in &self.store_order {
             let local = self.local(*id);
             let flushed = local.store.borrow_mut().as_state_store().flush_cache()?;

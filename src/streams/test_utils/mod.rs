@@ -4,8 +4,10 @@
 //! partition, one input record drains completely before the next, and only
 //! [`advance_wall_clock_time`](TopologyTestDriver::advance_wall_clock_time) moves the wall clock.
 
+mod file_test;
 mod topics;
 
+pub use file_test::{TestOutcome, run_test_file};
 pub use topics::{TestInputTopic, TestOutputTopic, TestRecord};
 
 use std::{
@@ -19,7 +21,7 @@ use std::{
 use super::{
     config::StreamsConfig,
     error::{Result, StreamsError},
-    processor::{ErrorHandlers, StoreId},
+    processor::{ErrorHandlers, NodeId, StoreId},
     record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
     runtime::{GlobalStores, StreamTask, TaskId, TaskOptions},
     serdes::AnySerde,
@@ -211,6 +213,21 @@ impl TopologyTestDriver {
             .flatten()
             .map(|task| task.dropped().values().sum::<u64>())
             .sum()
+    }
+
+    /// Records dropped so far by one node for one reason (a label of the `dropped-records` metric).
+    pub fn dropped_by(&self, node: &str, reason: &str) -> u64 {
+        let driver = self.0.borrow();
+        let Some(task) = &driver.task else { return 0 };
+        let of_node = |id: NodeId| *task.node_name(id) == *node;
+        let dropped = task.dropped().into_iter();
+        dropped.filter(|((id, why), _)| of_node(*id) && why.as_str() == reason).map(|(_, count)| count).sum()
+    }
+
+    /// Sets the wall clock forward, if it is behind, as [`advance_wall_clock_time`](Self::advance_wall_clock_time) does.
+    pub fn advance_wall_clock_to(&self, now: Timestamp) -> Result<()> {
+        let behind = now - self.now();
+        if behind > 0 { self.0.borrow_mut().advance(behind) } else { Ok(()) }
     }
 
     /// Closes the processors. Nothing is emitted.

@@ -850,7 +850,8 @@ fn call(name: &str, mut args: Vec<Typed>, span: Range<usize>) -> Result<Typed> {
     };
     let signature = function.signatures.iter().find(|signature| {
         let count = signature.parameters.len();
-        let fits = args.len() == count || (signature.repeats && !args.is_empty() && args.len() % count == 0);
+        let fits = args.len() == count
+            || (signature.repeats && !args.is_empty() && args.len().is_multiple_of(count));
         fits && signature
             .parameters
             .iter()

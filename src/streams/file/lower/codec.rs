@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::streams::{
     error::ProcessingError,
     file::{
-        json::{read_datum, read_plain, write_datum, write_plain},
+        json::{read_list, read_plain, write_datum, write_plain},
         value::{Column, ColumnType, DataType, Datum, Row},
     },
     record::AnyValue,
@@ -233,13 +233,7 @@ pub fn read_key(types: &[DataType], key: &[u8], row: &mut Row) -> Option<()> {
         row.push(read_plain(*data_type, text)?);
         return Some(());
     }
-    let list: Vec<serde_json::Value> = serde_json::from_str(text).ok()?;
-    if list.len() != types.len() {
-        return None;
-    }
-    for (data_type, value) in types.iter().zip(list) {
-        row.push(read_datum(*data_type, &value.to_string())?);
-    }
+    read_list(types, text)?.into_iter().for_each(|value| row.push(value));
     Some(())
 }
 

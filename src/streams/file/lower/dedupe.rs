@@ -40,7 +40,12 @@ impl Dedupe {
             timestamped: true,
             time_ordered: true,
         };
-        StoreBuilder::new(name, kind, AnySerde::new::<Vec<u8>>(crate::streams::serdes::BytesSerde), i64::serde())
+        StoreBuilder::new(
+            name,
+            kind,
+            AnySerde::new::<Vec<u8>>(crate::streams::serdes::BytesSerde),
+            i64::serde(),
+        )
     }
 }
 

@@ -284,7 +284,9 @@ impl AnyProcessor for JoinSide {
         let clock = context.watermark().unwrap_or(seen);
         let (before, after) = self.spec.reach(side);
         let others = self.rows(context, ready.rows[1 - side], &key)?;
-        let is_partner = |other: &SideRow| other.time >= time.saturating_sub(before) && other.time <= time.saturating_add(after);
+        let is_partner = |other: &SideRow| {
+            other.time >= time.saturating_sub(before) && other.time <= time.saturating_add(after)
+        };
         let partners: Vec<SideRow> = others.0.iter().filter(|other| is_partner(other)).cloned().collect();
         if partners.iter().any(|partner| !partner.matched) {
             let mut marked = (*others).clone();
@@ -301,7 +303,8 @@ impl AnyProcessor for JoinSide {
             self.put(context, ready.rows[side], &key, own)?;
             let at = context.record_context();
             let mark = ValueAndTimestamp { value: Arc::new(()), timestamp: time };
-            context.with_key_value(ready.due, |marks| marks.put(due_key(due, side, &key), Some(mark), &at))?;
+            context
+                .with_key_value(ready.due, |marks| marks.put(due_key(due, side, &key), Some(mark), &at))?;
             if due < context.clock(ready.next_due) {
                 context.set_clock(ready.next_due, due);
             }

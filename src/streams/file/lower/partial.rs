@@ -5,11 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
-    key_of, row_of,
-    table::TableSpec,
-    table_state::PartialState,
-};
+use super::{key_of, row_of, table::TableSpec, table_state::PartialState};
 use crate::streams::{
     error::Result,
     processor::{AnyProcessor, ClockId, DropReason, NodeContext},

@@ -48,8 +48,6 @@ pub struct TableSpec {
     pub select: Vec<Expression>,
     /// Results to let through.
     pub having: Option<Predicate>,
-    /// Whether records are [`PartialState`]s.
-    pub partial: bool,
 }
 
 impl TableSpec {
@@ -94,14 +92,19 @@ impl TableSpec {
     /// The result row; `None` when `having` keeps it back.
     fn result(&self, key: &[u8], start: Timestamp, state: &TableState, last: bool) -> Result<Option<Row>> {
         let mut row = Row::with_capacity(self.key_types.len() + self.select.len() + 4);
-        super::codec::read_key(&self.key_types, key, &mut row)
-            .ok_or_else(|| StreamsError::fatal(format!("store {} holds a key of another shape", self.store)))?;
+        super::codec::read_key(&self.key_types, key, &mut row).ok_or_else(|| {
+            StreamsError::fatal(format!("store {} holds a key of another shape", self.store))
+        })?;
         if let Some(windows) = &self.windows {
             row.push(Datum::Timestamp(start));
             row.push(Datum::Timestamp(windows.end_of(start)));
         }
-        let results: Row =
-            self.aggregates.iter().zip(&state.states).map(|(aggregate, held)| aggregate.result(held)).collect();
+        let results: Row = self
+            .aggregates
+            .iter()
+            .zip(&state.states)
+            .map(|(aggregate, held)| aggregate.result(held))
+            .collect();
         let before = row.clone();
         for expression in &self.select {
             row.push(evaluated(expression.evaluate(&before, &results))?);

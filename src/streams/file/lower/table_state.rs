@@ -53,7 +53,11 @@ impl TableStateSerde {
 
     fn read_states(&self, list: &serde_json::Value) -> Option<Vec<AggregateState>> {
         let list = list.as_array().filter(|list| list.len() == self.aggregates.len())?;
-        self.aggregates.iter().zip(list).map(|(aggregate, raw)| AggregateState::load(aggregate, raw)).collect()
+        self.aggregates
+            .iter()
+            .zip(list)
+            .map(|(aggregate, raw)| AggregateState::load(aggregate, raw))
+            .collect()
     }
 }
 
@@ -85,7 +89,11 @@ impl ColumnSerde for TableStateSerde {
     fn columns(&self) -> Vec<(String, &'static str)> {
         let named = self.names.iter().zip(self.aggregates.iter());
         let named = named.map(|(name, aggregate)| (name.clone(), sql_type(aggregate.column_type())));
-        [("revision".to_owned(), "INTEGER")].into_iter().chain(named).chain([("states".to_owned(), "TEXT")]).collect()
+        [("revision".to_owned(), "INTEGER")]
+            .into_iter()
+            .chain(named)
+            .chain([("states".to_owned(), "TEXT")])
+            .collect()
     }
 
     fn to_columns(&self, value: &AnyValue) -> Vec<SqlValue> {

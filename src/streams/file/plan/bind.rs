@@ -135,8 +135,11 @@ impl<'a> Binder<'a> {
             let path = self.cycle(*candidate);
             if let Some(path) = path {
                 self.report(
-                    Diagnostic::new(node.name.span.clone(), format!("`{}` reads its own output", node.name.value))
-                        .help(format!("the cycle is {}", path.join(" <- "))),
+                    Diagnostic::new(
+                        node.name.span.clone(),
+                        format!("`{}` reads its own output", node.name.value),
+                    )
+                    .help(format!("the cycle is {}", path.join(" <- "))),
                 );
             }
         }
@@ -682,7 +685,9 @@ impl<'a> Binder<'a> {
                 .get(store.value.as_str())
                 .is_some_and(|at| matches!(self.nodes[*at].operator, Operator::Table(_)));
             let known = self.file.nodes.iter().any(|node| node.name.value == store.value);
-            if !is_table && !(known && self.positions.get(store.value.as_str()).is_none()) {
+            // A table that is wrong itself was reported there.
+            let skipped = known && !self.positions.contains_key(store.value.as_str());
+            if !is_table && !skipped {
                 self.report(
                     Diagnostic::new(store.span.clone(), format!("`{}` is not a table", store.value))
                         .help("a processor reads the state of tables of this file"),

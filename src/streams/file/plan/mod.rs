@@ -17,7 +17,7 @@ use super::{
     value::Column,
     window::Windows,
 };
-pub use canonical::fingerprint;
+pub use canonical::{fingerprint, stores, table_store};
 
 /// A planned application.
 #[derive(Debug)]
