@@ -6,8 +6,8 @@ mod gate;
 mod http;
 mod ledger;
 mod streams_runtime;
-mod verify;
 mod topologies;
+mod verify;
 
 #[path = "../contract/mod.rs"]
 mod contract;
