@@ -85,77 +85,100 @@ fn texts(records: &[ConsumerRecord]) -> Vec<(i64, String)> {
     records.iter().map(|r| (r.offset, format!("{}={}", text(&r.key), text(&r.value)))).collect()
 }
 
-/// Set for the process that `a_killed_process_keeps_what_it_was_promised` starts from this same binary.
+/// Set for the process that `a_killed_process_keeps_what_it_was_promised` starts from this same binary: the file, and
+/// after how many promises it kills itself.
 const CRASH_FILE: &str = "SLUICE_TEST_CRASH_FILE";
+const CRASH_AFTER: &str = "SLUICE_TEST_CRASH_AFTER";
 
-/// The part that is killed: flushes, commits, leaves a transaction open, and aborts itself.
+/// The part that is killed. Each `promised` is a moment at which a call has returned that promises durability.
 #[test]
 fn crash_child() {
-    let Ok(path) = std::env::var(CRASH_FILE) else { return };
+    let (Ok(path), Ok(after)) = (std::env::var(CRASH_FILE), std::env::var(CRASH_AFTER)) else { return };
+    let mut left: u32 = after.parse().unwrap();
+    let mut promised = || {
+        left -= 1;
+        if left == 0 {
+            std::process::abort();
+        }
+    };
     let log = EmbeddedLog::open(path).unwrap();
     create(&log, "t", &[]);
+    promised();
     let mut plain = log.producer(&ProducerConfig::default()).unwrap();
     let tx = ProducerConfig { transactional_id: Some("tx".into()), ..ProducerConfig::default() };
     let mut transactional = log.producer(&tx).unwrap();
     transactional.init_transactions().unwrap();
+    let config = ConsumerConfig { group_id: Some("g".into()), ..ConsumerConfig::default() };
+    let mut consumer = log.consumer(&config).unwrap();
+    let group = consumer.group_metadata().unwrap();
+    let offsets = |offset, text: &str| {
+        let value = OffsetAndMetadata { offset, metadata: text.to_owned() };
+        BTreeMap::from([(TopicPartition::new("t", 0), value)])
+    };
 
     transactional.begin_transaction().unwrap();
     transactional.send(record("t", "tx", Some("committed"), 1)).unwrap();
     plain.send(record("t", "plain", Some("flushed"), 2)).unwrap();
     plain.flush().unwrap();
-    let mut consumer =
-        log.consumer(&ConsumerConfig { group_id: Some("g".into()), ..Default::default() }).unwrap();
-    let offsets = |offset, text: &str| {
-        let value = OffsetAndMetadata { offset, metadata: text.to_owned() };
-        BTreeMap::from([(TopicPartition::new("t", 0), value)])
-    };
-    transactional
-        .send_offsets_to_transaction(&offsets(2, "in transaction"), &consumer.group_metadata().unwrap())
-        .unwrap();
+    promised();
+    transactional.send_offsets_to_transaction(&offsets(1, "in transaction"), &group).unwrap();
     transactional.commit_transaction().unwrap();
+    promised();
     consumer.commit(&offsets(2, "kept")).unwrap();
+    promised();
 
     transactional.begin_transaction().unwrap();
     transactional.send(record("t", "tx", Some("open"), 3)).unwrap();
-    let metadata = consumer.group_metadata().unwrap();
-    transactional.send_offsets_to_transaction(&offsets(9, "open"), &metadata).unwrap();
-    plain.send(record("t", "plain", Some("flushed over an open transaction"), 4)).unwrap();
+    transactional.send_offsets_to_transaction(&offsets(9, "open"), &group).unwrap();
+    plain.send(record("t", "plain", Some("over an open transaction"), 4)).unwrap();
     plain.flush().unwrap();
-    std::process::abort();
+    promised();
+    log.admin().unwrap().delete_records(&BTreeMap::from([(TopicPartition::new("t", 0), 1)])).unwrap();
+    promised();
+    unreachable!("the parent asks for at most six promises");
 }
 
 #[test]
 fn a_killed_process_keeps_what_it_was_promised() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("log.db");
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "embedded_contract::crash_child", "--test-threads=1"])
-        .env(CRASH_FILE, &path)
-        .output()
-        .unwrap();
-    assert!(!status.status.success(), "the child must be killed: {status:?}");
-
-    let log = EmbeddedLog::open(&path).unwrap();
-    let survived = texts(&read(&log, "t"));
-    let expected = [
-        (0, "tx=committed".to_owned()),
-        (1, "plain=flushed".to_owned()),
-        // 2 is the commit marker, 3 the open transaction.
-        (4, "plain=flushed over an open transaction".to_owned()),
+    // Offset 2 is the commit marker, 3 the open transaction.
+    let (committed, flushed, over) =
+        ((0, "tx=committed"), (1, "plain=flushed"), (4, "plain=over an open transaction"));
+    let after: [(&[(i64, &str)], Option<(i64, &str)>); 6] = [
+        (&[], None),
+        (&[flushed], None),
+        (&[committed, flushed], Some((1, "in transaction"))),
+        (&[committed, flushed], Some((2, "kept"))),
+        (&[committed, flushed, over], Some((2, "kept"))),
+        (&[flushed, over], Some((2, "kept"))),
     ];
-    assert_eq!(survived, expected);
-    let offsets = log.admin().unwrap().group_offsets("g").unwrap();
-    let kept = OffsetAndMetadata { offset: 2, metadata: "kept".to_owned() };
-    assert_eq!(offsets, BTreeMap::from([(TopicPartition::new("t", 0), kept)]));
+    for (promises, (records, offset)) in (1..).zip(after) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log.db");
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "embedded_contract::crash_child", "--test-threads=1"])
+            .env(CRASH_FILE, &path)
+            .env(CRASH_AFTER, promises.to_string())
+            .output()
+            .unwrap();
+        assert!(!child.status.success(), "the child must be killed: {child:?}");
 
-    // And it goes on: no offset is given twice, the aborted transaction stays aborted.
-    let tx = ProducerConfig { transactional_id: Some("tx".into()), ..ProducerConfig::default() };
-    let mut producer = log.producer(&tx).unwrap();
-    producer.init_transactions().unwrap();
-    producer.begin_transaction().unwrap();
-    producer.send(record("t", "tx", Some("again"), 5)).unwrap();
-    producer.commit_transaction().unwrap();
-    assert_eq!(texts(&read(&log, "t")).last(), Some(&(5, "tx=again".to_owned())));
+        let log = EmbeddedLog::open(&path).unwrap();
+        let survived = texts(&read(&log, "t"));
+        let survived: Vec<_> = survived.iter().map(|(offset, text)| (*offset, text.as_str())).collect();
+        assert_eq!(survived, records, "after {promises} promises");
+        let kept = offset.map(|(offset, metadata)| {
+            (TopicPartition::new("t", 0), OffsetAndMetadata { offset, metadata: metadata.to_owned() })
+        });
+        let offsets = log.admin().unwrap().group_offsets("g").unwrap();
+        assert_eq!(offsets, BTreeMap::from_iter(kept), "after {promises} promises");
+
+        // And it goes on: no offset is given twice.
+        let end = log.consumer(&ConsumerConfig::default()).unwrap().watermarks(&TopicPartition::new("t", 0)).unwrap().1;
+        assert!(records.last().is_none_or(|(last, _)| end > *last));
+        let mut producer = log.producer(&ProducerConfig::default()).unwrap();
+        producer.send(record("t", "k", Some("again"), 5)).unwrap();
+        assert_eq!(texts(&read(&log, "t")).last(), Some(&(end, "k=again".to_owned())));
+    }
 }
 
 #[test]

@@ -12,3 +12,4 @@ mod verify;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod embedded_contract;
+mod embedded_random;
