@@ -173,7 +173,12 @@ fn a_killed_process_keeps_what_it_was_promised() {
         assert_eq!(offsets, BTreeMap::from_iter(kept), "after {promises} promises");
 
         // And it goes on: no offset is given twice.
-        let end = log.consumer(&ConsumerConfig::default()).unwrap().watermarks(&TopicPartition::new("t", 0)).unwrap().1;
+        let end = log
+            .consumer(&ConsumerConfig::default())
+            .unwrap()
+            .watermarks(&TopicPartition::new("t", 0))
+            .unwrap()
+            .1;
         assert!(records.last().is_none_or(|(last, _)| end > *last));
         let mut producer = log.producer(&ProducerConfig::default()).unwrap();
         producer.send(record("t", "k", Some("again"), 5)).unwrap();

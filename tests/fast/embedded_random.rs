@@ -58,12 +58,17 @@ impl Rig {
         let topic = NewTopic { name: "t".into(), partitions: PARTITIONS, replication_factor: 1, config };
         log.admin().unwrap().create_topics(&[topic]).unwrap();
         let transactional = (0..2).map(|i| {
-            let config = ProducerConfig { transactional_id: Some(format!("tx{i}")), transaction_timeout: None };
+            let config =
+                ProducerConfig { transactional_id: Some(format!("tx{i}")), transaction_timeout: None };
             let mut producer = log.producer(&config).unwrap();
             producer.init_transactions().unwrap();
             producer
         });
-        Self { plain: log.producer(&ProducerConfig::default()).unwrap(), transactional: transactional.collect(), log }
+        Self {
+            plain: log.producer(&ProducerConfig::default()).unwrap(),
+            transactional: transactional.collect(),
+            log,
+        }
     }
 }
 
@@ -177,7 +182,11 @@ fn run(seed: u64, policy: &str) {
             }
         }
         if step % 20 == 0 {
-            assert_eq!(see(&rigs[0].log, true), see(&rigs[1].log, true), "step {step}: committed records differ");
+            assert_eq!(
+                see(&rigs[0].log, true),
+                see(&rigs[1].log, true),
+                "step {step}: committed records differ"
+            );
             assert_eq!(see(&rigs[0].log, false), see(&rigs[1].log, false), "step {step}: records differ");
         }
     }
@@ -209,7 +218,14 @@ fn check_crash(path: &std::path::Path, live: &EmbeddedLog, promises: &Promises) 
     assert_eq!(after, see(&reopened, false), "nothing is open after a restart");
     let texts: BTreeSet<String> = after.iter().map(|(_, _, text)| text.clone()).collect();
     let lost: Vec<_> = promises.durable.difference(&texts).collect();
-    assert!(lost.is_empty(), "promised and lost {} of {}, {} there: {:?}", lost.len(), promises.durable.len(), texts.len(), &lost[..lost.len().min(20)]);
+    assert!(
+        lost.is_empty(),
+        "promised and lost {} of {}, {} there: {:?}",
+        lost.len(),
+        promises.durable.len(),
+        texts.len(),
+        &lost[..lost.len().min(20)]
+    );
     let undecided = promises.open.iter().flatten().flat_map(|(sent, _)| sent);
     for text in undecided {
         assert!(!texts.contains(text), "{text} of an open transaction survived");
@@ -224,7 +240,8 @@ fn check_crash(path: &std::path::Path, live: &EmbeddedLog, promises: &Promises) 
     for partition in 0..PARTITIONS {
         let partition = TopicPartition::new("t", partition);
         let end = reopened.consumer(&ConsumerConfig::default()).unwrap().watermarks(&partition).unwrap().1;
-        let last = after.iter().filter(|(p, ..)| *p == partition.partition).map(|(_, offset, _)| *offset).max();
+        let last =
+            after.iter().filter(|(p, ..)| *p == partition.partition).map(|(_, offset, _)| *offset).max();
         assert!(last.is_none_or(|last| end > last), "offset {end} would be given twice");
     }
 }
