@@ -114,8 +114,8 @@ impl Layers {
     }
 
     fn put(&mut self, key: String, raw: Raw) {
-        if self.values.contains_key(&key) {
-            self.values.insert(key, raw);
+        if let Some(value) = self.values.get_mut(&key) {
+            *value = raw;
             return;
         }
         let meant = nearest(&key, self.values.keys().map(String::as_str));

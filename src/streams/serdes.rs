@@ -57,6 +57,7 @@ pub trait ColumnSerde: Send + Sync {
     /// One SQL value per column.
     fn to_columns(&self, value: &AnyValue) -> Vec<SqlValue>;
     /// The value again.
+    #[allow(clippy::wrong_self_convention)] // a serde converts something else than itself
     fn from_columns(&self, columns: &[SqlValue]) -> Result<AnyValue, ProcessingError>;
 }
 

@@ -79,7 +79,7 @@ pub trait Gate: Send + Sync {
     fn stock(&self, coupon: CouponId) -> GateFuture<'_, GateStock>;
 
     /// Members in admission order, at most `max`, admitted after `after_us` (0 for the first page); the next
-    /// page's `after_us` is the last member's [`SeatView::admitted_at_us`]. An empty page is the end.
+    /// page's `after_us` is the last member's [`Seat::admitted_at_us`]. An empty page is the end.
     fn members(&self, coupon: CouponId, after_us: i64, max: usize) -> GateFuture<'_, Vec<SeatView>>;
 
     /// One user's seat.

@@ -39,7 +39,7 @@ pub(super) struct Script {
     pub name: &'static str,
     /// The whole text.
     pub source: &'static str,
-    /// What KEYS[1], KEYS[2], ... are.
+    /// What `KEYS[1]`, `KEYS[2]`, ... are.
     pub keys: &'static [Key],
 }
 

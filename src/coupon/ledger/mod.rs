@@ -1,6 +1,6 @@
 //! The ledger: the truth of what was issued and used, in Postgres or SQLite.
 //!
-//! Below the service, above [`Db`](super::db::Db). Each concern is a file: campaigns, issuances (many requests, one
+//! Below the service, above [`Db`]. Each concern is a file: campaigns, issuances (many requests, one
 //! transaction), the batch they share, redemptions, reads of user coupons, idempotency keys. What must always hold:
 //! a row, its history line and its outbox row are written in one transaction; one conditional statement whose row
 //! count is checked decides each transition.

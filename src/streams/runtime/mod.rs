@@ -1,4 +1,4 @@
-//! The runtime: [`KafkaStreams`] > [`StreamThread`] > [`TaskManager`] > [`StreamTask`].
+//! The runtime: [`KafkaStreams`] > [`StreamThread`] > `TaskManager` > [`StreamTask`].
 //!
 //! A record's way down: consume in `stream_thread` -> `task_manager.add_records` -> `partition_group` (smallest head
 //! timestamp next) -> `task.process` -> `task_graph`, depth first -> processor -> store; what comes out is drained to the

@@ -153,7 +153,6 @@ impl Storage {
     }
 
     /// All topics, and the committed offsets by group.
-    #[expect(clippy::type_complexity, reason = "a pair read once, at open")]
     pub(super) fn load(
         &self,
     ) -> Result<(Vec<LoadedTopic>, Vec<(String, TopicPartition, OffsetAndMetadata)>)> {
@@ -209,7 +208,6 @@ fn lock_file(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-#[expect(clippy::type_complexity, reason = "see Storage::load")]
 fn load(
     connection: &Connection,
 ) -> rusqlite::Result<(Vec<LoadedTopic>, Vec<(String, TopicPartition, OffsetAndMetadata)>)> {

@@ -1,6 +1,6 @@
 //! SQL expressions of topology files: parsed, bound to slots, typed, folded and compiled when the file is loaded.
 //!
-//! Order of an expression's life: [`parse`](mod@parse) (sqlparser, with SQLite's operator precedence) -> [`check`] (names to slots, types with
+//! Order of an expression's life: [`parse`](mod@parse) (sqlparser, with SQLite's operator precedence) -> [`check`](mod@check) (names to slots, types with
 //! NULL-ability, constants folded) -> [`compile`] (closures over slots). Aggregates of a table's `select` are taken out by the
 //! checker and live in [`aggregate`]. What must always hold: an expression that loads can be evaluated on every row of its
 //! scope, gives the same answer each time, and answers as SQLite does.

@@ -15,7 +15,8 @@ fn open(folder: &TempDir) -> Result<(TaskDb, SavedOffsets)> {
 }
 
 fn error(folder: &TempDir) -> StreamsError {
-    open(folder).err().expect("the file must be refused")
+    let Err(error) = open(folder) else { panic!("the file must be refused") };
+    error
 }
 
 /// A closed file with one store and a few thousand rows.
