@@ -158,6 +158,13 @@ impl Setting {
         command.query_async(&mut connection).await.unwrap()
     }
 
+    /// How many scripts the server has run.
+    async fn scripts_run(&self) -> u64 {
+        let stats: String = ::redis::from_redis_value(self.redis(&["INFO", "commandstats"]).await).unwrap();
+        let calls = stats.split("cmdstat_evalsha:calls=").nth(1).and_then(|after| after.split(',').next());
+        calls.and_then(|calls| calls.parse().ok()).unwrap_or(0)
+    }
+
     fn key(&self, word: &str) -> String {
         format!("coupon:{word}:{{{}}}", self.coupon)
     }
@@ -248,7 +255,12 @@ async fn anothers_rebuild_is_waited_for_and_an_abandoned_one_taken_over() {
     // Somebody rebuilds and is done soon: nobody interferes.
     setting.redis(&["HSET", &meta, "rebuilding", "1"]).await;
     let finish = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Not before the service has looked a few times: the admission, and then the state again and again.
+        let (deadline, before) = (Instant::now() + Duration::from_secs(10), setting.scripts_run().await);
+        while setting.scripts_run().await < before + 5 {
+            assert!(Instant::now() < deadline, "the service does not wait for the rebuild");
+            tokio::task::yield_now().await;
+        }
         setting.redis(&["HDEL", &meta, "rebuilding"]).await;
     };
     let (answer, ()) = futures::join!(setting.issue(1, 2), finish);
