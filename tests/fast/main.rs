@@ -7,6 +7,7 @@ mod http;
 mod ledger;
 mod streams_runtime;
 mod topologies;
+mod topologies_runtime;
 mod verify;
 
 #[path = "../contract/mod.rs"]
