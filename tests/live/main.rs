@@ -19,6 +19,7 @@ pub fn service(name: &str) -> Option<String> {
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod crashes;
 mod gate;
 mod gate_repair;
 mod kafka_contract;
