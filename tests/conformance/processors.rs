@@ -103,7 +103,7 @@ fn process<V: CaseValue, R: CaseValue>(
 struct Schedule {
     kind: PunctuationType,
     interval_ms: i64,
-    label: Option<String>,
+    label: String,
     cancel_after: Option<i64>,
     flush_store: bool,
     throws: bool,
@@ -136,7 +136,7 @@ impl Spec {
                     other => return Err(format!("unknown punctuation type {other}")),
                 },
                 interval_ms: schedule.number("interval_ms")?,
-                label: schedule.opt_text("label").map(str::to_owned),
+                label: schedule.opt_text("label").unwrap_or("tick").to_owned(),
                 cancel_after: schedule.opt_number("cancel_after"),
                 flush_store: schedule.flag("flush_store", false),
                 throws: schedule.opt_text("action") == Some("throw"),
@@ -406,20 +406,17 @@ impl<V: CaseValue, R: CaseValue> Processor<String, V, String, R> for CaseProcess
                 rows.put(&key, None)?;
             }
         }
-        if let Some(label) = &settings.label {
-            let metadata = context.record_metadata();
-            forward(
-                label,
-                format!(
-                    "{count}@{timestamp}/{}/{},{},{}",
-                    context.current_stream_time_ms(),
-                    metadata.topic.as_deref().unwrap_or("null"),
-                    metadata.partition,
-                    metadata.offset
-                ),
-            )?;
-        }
-        Ok(())
+        let metadata = context.record_metadata();
+        forward(
+            &settings.label,
+            format!(
+                "{count}@{timestamp}/{}/{},{},{}",
+                context.current_stream_time_ms(),
+                metadata.topic.as_deref().unwrap_or("null"),
+                metadata.partition,
+                metadata.offset
+            ),
+        )
     }
 }
 

@@ -156,7 +156,7 @@ impl StoreBuilder {
                     }
                 };
                 if self.logging {
-                    store = Box::new(ChangeLogging::new(store, serde(), *timestamped, false));
+                    store = Box::new(ChangeLogging::new(store, serde(), *timestamped));
                 }
                 if let Some(options) = cache {
                     store = Box::new(CachingKeyValue::new(store, options));
@@ -170,7 +170,7 @@ impl StoreBuilder {
                 let mut store: Box<dyn WindowStore> =
                     Box::new(WindowTable::new(&self.name, serde(), *duplicates, rows)?);
                 if self.logging {
-                    store = Box::new(ChangeLogging::new(store, serde(), *timestamped, *duplicates));
+                    store = Box::new(ChangeLogging::new(store, serde(), *timestamped));
                 }
                 if let (Some(options), false) = (cache, *duplicates) {
                     let interval = segment_interval(millis(*retention));
@@ -184,7 +184,7 @@ impl StoreBuilder {
                 let rows = Segments::new(*retention, expiry, listing, table(TableShape::Session)?)?;
                 let mut store: Box<dyn SessionStore> = Box::new(SessionTable::new(&self.name, serde(), rows));
                 if self.logging {
-                    store = Box::new(ChangeLogging::new(store, serde(), false, false));
+                    store = Box::new(ChangeLogging::new(store, serde(), false));
                 }
                 if let Some(options) = cache {
                     let interval = segment_interval(millis(*retention));
@@ -200,7 +200,7 @@ impl StoreBuilder {
                     table(TableShape::Versioned)?,
                 )?);
                 if self.logging {
-                    store = Box::new(ChangeLogging::new(store, serde(), false, false));
+                    store = Box::new(ChangeLogging::new(store, serde(), false));
                 }
                 Store::Versioned(store)
             }

@@ -45,14 +45,12 @@ pub(super) struct ChangeLogging<S: ?Sized> {
     log: Log,
     /// Whether a value's own timestamp becomes the record's; else the context's does.
     timestamped: bool,
-    /// Window stores with duplicates ignore null values, so they are not logged either.
-    duplicates: bool,
     inner: Box<S>,
 }
 
 impl<S: ?Sized> ChangeLogging<S> {
-    pub(super) fn new(inner: Box<S>, value_serde: AnySerde, timestamped: bool, duplicates: bool) -> Self {
-        Self { log: Log { value_serde, pending: Vec::new() }, timestamped, duplicates, inner }
+    pub(super) fn new(inner: Box<S>, value_serde: AnySerde, timestamped: bool) -> Self {
+        Self { log: Log { value_serde, pending: Vec::new() }, timestamped, inner }
     }
 
     fn timestamp(&self, value: Option<&ValueAndTimestamp>, context: &RecordContext) -> Timestamp {
@@ -150,9 +148,6 @@ impl WindowStore for ChangeLogging<dyn WindowStore> {
         start: Timestamp,
         context: &RecordContext,
     ) -> Result<()> {
-        if self.duplicates && value.is_none() {
-            return Ok(());
-        }
         let bytes = self.log.serialize(value.as_ref().map(|value| &value.value))?;
         let timestamp = self.timestamp(value.as_ref(), context);
         self.inner.put(key.clone(), value, start, context)?;

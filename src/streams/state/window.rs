@@ -118,11 +118,11 @@ impl WindowStore for WindowTable {
         _: &RecordContext,
     ) -> Result<()> {
         if self.duplicates {
+            // 31 bits, as Java counts it. A null takes a number, too: it is logged, though nothing is stored.
+            self.seq = (self.seq + 1) & 0x7fff_ffff;
             if value.is_none() {
                 return Ok(());
             }
-            // 31 bits, as Java counts it.
-            self.seq = (self.seq + 1) & 0x7fff_ffff;
         }
         self.set(key, value, start, self.seq);
         Ok(())
