@@ -72,10 +72,12 @@ fn tests_of(file: &SourceFile) -> BTreeSet<&str> {
 pub fn check_test_binaries(repository: &Repository) -> Vec<Violation> {
     let Some(manifest) = repository.file("Cargo.toml") else { return Vec::new() };
     let mut violations = Vec::new();
-    // `#[path = "../common/contract.rs"]` takes a file from beside the binary's own.
+    // `#[path = "../common/contract.rs"]` takes a file from beside the binary's own, `#[path = "conformance/case.rs"]` one from
+    // the directory of a binary whose root is beside it.
     let included = |path: &str| {
-        let from_sibling = format!("\"../{}\"", path.trim_start_matches("tests/"));
-        repository.like("tests/", ".rs").any(|file| file.text.contains(&from_sibling))
+        let inner = path.trim_start_matches("tests/");
+        let paths = [format!("\"../{inner}\""), format!("#[path = \"{inner}\"]")];
+        repository.like("tests/", ".rs").any(|file| paths.iter().any(|path| file.text.contains(path)))
     };
     for file in repository.like("tests/", ".rs").filter(|file| !included(&file.path)) {
         let parts: Vec<&str> = file.path.split('/').collect();

@@ -6,7 +6,7 @@
 //! | a stream | `filter`, `map`, `flat_map`, `peek`, `merge`, `branch`, `repartition`, `to`, `process` | [`KStream`] |
 //! | a stream | `group_by` | [`KGroupedStream`] |
 //! | a grouped stream | `stream_aggregate`, `stream_reduce` | [`KTable`] |
-//! | a table | `table_filter`, `table_map_values`, `to_stream` | [`KTable`], [`KStream`] |
+//! | a table | `table_filter`, `table_map_values`, `table_transform_values`, `to_stream` | [`KTable`], [`KStream`] |
 //! | a table | `table_group_by` | [`KGroupedTable`] |
 //! | a grouped table | `table_aggregate` | [`KTable`] |
 //!
@@ -46,6 +46,7 @@ mod table_group_by;
 mod table_map_values;
 mod table_source;
 mod table_store;
+mod table_transform_values;
 mod to;
 mod to_stream;
 mod value_getter;
@@ -64,4 +65,5 @@ pub use options::{
 pub use streams_builder::StreamsBuilder;
 pub use table::KTable;
 pub use table_group_by::KGroupedTable;
+pub use table_transform_values::{TransformContext, ValueTransformer};
 pub use windowed::{SessionWindowedSerde, TimeWindowedSerde, Window, Windowed};

@@ -89,6 +89,11 @@ pub struct ProcessorContext<'a, KOut, VOut> {
 }
 
 impl<'a, KOut: Send + Sync + 'static, VOut: Send + Sync + 'static> ProcessorContext<'a, KOut, VOut> {
+    /// The typed face of a node's context.
+    pub(in crate::streams) fn new(node: NodeContext<'a>) -> Self {
+        Self { node, types: PhantomData }
+    }
+
     /// Sends a record to all children.
     pub fn forward(&self, record: Record<KOut, VOut>) -> Result<()> {
         self.node.forward(erase_record(record))

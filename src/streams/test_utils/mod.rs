@@ -21,7 +21,7 @@ use std::{
 use super::{
     config::StreamsConfig,
     error::{Result, StreamsError},
-    processor::{ErrorHandlers, NodeId, StoreId},
+    processor::{ErrorHandlers, ErrorResponse, NodeId, StoreId},
     record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
     runtime::{GlobalStores, StreamTask, TaskId, TaskOptions},
     serdes::AnySerde,
@@ -123,7 +123,15 @@ impl TopologyTestDriver {
             Ok(Some(task))
         };
         let mut task = make(nodes, stores, &task_options)?;
-        let mut global_task = make(topology.global_nodes.clone(), Vec::new(), &task_options)?;
+        // As in Kafka's driver, a global table leaves out what it cannot read, whatever the handlers say, and writes no dead letters.
+        let global_options = TaskOptions {
+            handlers: ErrorHandlers {
+                deserialization: ErrorHandlers::always(ErrorResponse::Continue).deserialization,
+                ..ErrorHandlers::default()
+            },
+            ..task_options.clone()
+        };
+        let mut global_task = make(topology.global_nodes.clone(), Vec::new(), &global_options)?;
         for task in [&mut global_task, &mut task].into_iter().flatten() {
             task.init(HashMap::new(), options.wall_clock_ms)?;
         }
