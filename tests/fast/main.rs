@@ -2,6 +2,9 @@
 //! linking is the slow part. One module a subject; add a `mod` line.
 
 mod bad_input;
+mod dsl_corrections;
+mod dsl_properties;
+mod dsl_runtime;
 mod gate;
 mod http;
 mod ledger;
