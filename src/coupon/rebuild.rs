@@ -39,7 +39,7 @@ impl Rebuilds {
 pub(super) enum Told {
     /// It does (or it is a draft, which it need not).
     Current,
-    /// It does not; `repair_gate` tries again.
+    /// It does not; the sweeper tries again.
     Stale,
 }
 
@@ -158,19 +158,6 @@ impl CouponService {
             }
         }
         Ok(last)
-    }
-
-    /// Tells the gate of every campaign it may not know the latest of; a bounded step for a timer. Returns how many
-    /// it now knows.
-    pub async fn repair_gate(&self) -> DbResult<usize> {
-        let mut repaired = 0;
-        for coupon in self.ledger.gate_stale_coupons(self.clock.now()).await? {
-            let because = Because::Collision { epoch: coupon.epoch };
-            if self.rebuild_gate(coupon.coupon_id, because).await? == Told::Current {
-                repaired += 1;
-            }
-        }
-        Ok(repaired)
     }
 
     /// Logs and counts a failed call of the gate, where its handling ends.

@@ -272,22 +272,6 @@ impl Ledger {
         tx.commit().await
     }
 
-    /// Campaigns the gate may not know the latest of.
-    pub async fn gate_stale_coupons(&self, now: UtcMicros) -> DbResult<Vec<Coupon>> {
-        let rows = self
-            .db
-            .read(
-                concat!(
-                    "select ",
-                    coupon_columns!(),
-                    " from coupons where gate_stale order by coupon_id limit 1000"
-                ),
-                &[],
-            )
-            .await?;
-        rows.iter().map(|row| rows::coupon(row, 0, now)).collect()
-    }
-
     /// Campaigns whose gate needs looking after: open, paused, or closed since `closed_since`. `issued_count` is 0.
     pub async fn campaigns_to_sweep(&self, closed_since: UtcMicros, now: UtcMicros) -> DbResult<Vec<Coupon>> {
         let rows = self
