@@ -20,9 +20,15 @@ pub fn service(name: &str) -> Option<String> {
 #[path = "../contract/mod.rs"]
 mod contract;
 mod crashes;
+mod crowd;
+mod deployment;
 mod gate;
 mod gate_repair;
 mod kafka_contract;
 mod ledger;
+mod outage;
 #[path = "../common/private_redis.rs"]
 mod private_redis;
+mod services;
+mod topic;
+mod truth;

@@ -1,0 +1,181 @@
+//! sluice as it is deployed: real processes of the real binary, configured by environment variables alone.
+//!
+//! Always true: a process is used only after its readiness endpoint said so; it is killed when the test ends; its log
+//! is printed when it does not do what the test waits for.
+
+use std::{
+    fs::{self, File},
+    future::Future,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::services::Services;
+
+/// The token that admin calls carry.
+const ADMIN_TOKEN: &str = "live-test-token";
+
+/// One campaign service: services, a database, a directory, and any number of processes.
+pub struct Deployment {
+    pub services: Services,
+    /// The ledger of this deployment.
+    pub database: String,
+    pub http: reqwest::Client,
+    directory: tempfile::TempDir,
+}
+
+impl Deployment {
+    pub async fn new(services: Services) -> Self {
+        let database = services.database().await;
+        let http =
+            reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("an HTTP client");
+        Self { services, database, http, directory: tempfile::tempdir().expect("a directory") }
+    }
+
+    /// Where the process of this name keeps its state.
+    pub fn state_dir(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name).join("state")
+    }
+
+    /// Starts `sluice serve --roles ROLES` and waits until it is ready.
+    pub async fn start(&self, name: &str, roles: &str, settings: &[(&str, &str)]) -> Process {
+        let process = self.spawn(name, roles, settings);
+        process.wait_until_ready(&self.http).await;
+        process
+    }
+
+    fn spawn(&self, name: &str, roles: &str, settings: &[(&str, &str)]) -> Process {
+        let directory = self.directory.path().join(name);
+        fs::create_dir_all(&directory).expect("a directory of the process");
+        let listen = format!("127.0.0.1:{}", free_port());
+        let log = directory.join("log");
+        let out = File::options().create(true).append(true).open(&log).expect("a log file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        command
+            .args(["serve", "--roles", roles])
+            .current_dir(&directory)
+            .env("SLUICE__DATA_DIR", &directory)
+            .env("SLUICE__HTTP__LISTEN", &listen)
+            .env("SLUICE__ADMIN__TOKEN", ADMIN_TOKEN)
+            .env("SLUICE__LOG__KIND", "kafka")
+            .env("SLUICE__KAFKA__BOOTSTRAP_SERVERS", &self.services.kafka)
+            .env("SLUICE__TOPICS__REPLICATION_FACTOR", "1")
+            .env("SLUICE__GATE__KIND", "redis")
+            .env("SLUICE__REDIS__URL", &self.services.redis)
+            .env("SLUICE__LEDGER__URL", &self.database)
+            .envs(settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().expect("a second handle"))
+            .stderr(out);
+        let child = command.spawn().expect("the binary starts");
+        Process { name: name.to_owned(), url: format!("http://{listen}"), log, child }
+    }
+
+    /// Creates a campaign with `seats` seats and opens it.
+    pub async fn open_campaign(&self, process: &Process, seats: u64) -> i64 {
+        let body = json!({
+            "couponName": "live", "discountType": "FIXED", "discountValue": 1000, "maxIssueCount": seats,
+            "validFrom": "2020-01-01T00:00:00Z", "validTo": "2099-01-01T00:00:00Z", "createdBy": "live-test",
+        });
+        let created = self.admin(process, "/api/coupon", &body).await;
+        let id = created["couponId"].as_i64().unwrap_or_else(|| panic!("no couponId in {created}"));
+        self.admin(process, &format!("/api/coupon/{id}/open"), &json!({})).await;
+        id
+    }
+
+    async fn admin(&self, process: &Process, path: &str, body: &Value) -> Value {
+        let url = format!("{}{path}", process.url);
+        let request = self.http.post(&url).bearer_auth(ADMIN_TOKEN).json(body);
+        let response = request
+            .send()
+            .await
+            .unwrap_or_else(|error| panic!("POST {path}: {error}\n{}", process.log_tail()));
+        let (status, text) = (response.status(), response.text().await.expect("a body"));
+        assert!(status.is_success(), "POST {path}: {status} {text}\n{}", process.log_tail());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("POST {path}: {error} in {text}"))
+    }
+
+    /// A pool on the ledger, for asking what really happened.
+    pub async fn ledger(&self) -> sqlx::PgPool {
+        sqlx::PgPool::connect(&self.database).await.expect("the ledger answers")
+    }
+}
+
+/// One running sluice.
+pub struct Process {
+    pub name: String,
+    pub url: String,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Process {
+    async fn wait_until_ready(&self, http: &reqwest::Client) {
+        let ready = || async {
+            let response = http.get(format!("{}/readyz", self.url)).send().await;
+            response.is_ok_and(|response| response.status().is_success()).then_some(())
+        };
+        if eventually(Duration::from_secs(60), ready).await.is_none() {
+            panic!("{} never got ready:\n{}", self.name, self.log_tail());
+        }
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the process was running");
+        self.child.wait().expect("the killed process is reaped");
+    }
+
+    /// The end of its log, for a failure message.
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        format!("-- log of {} --\n{}", self.name, lines[lines.len().saturating_sub(40)..].join("\n"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tail());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Polls until the condition gives something; `None` when the deadline passes first.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    mut condition: impl FnMut() -> F,
+) -> Option<T> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(value) = condition().await {
+            return Some(value);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A port that is free now. Between this answer and the bind another process could take it; the readiness check would say so.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// Whether a directory holds a file whose name contains `part`, at any depth.
+pub fn holds_file(directory: &Path, part: &str) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else { return false };
+    entries.flatten().any(|entry| {
+        entry.file_name().to_string_lossy().contains(part)
+            || (entry.path().is_dir() && holds_file(&entry.path(), part))
+    })
+}

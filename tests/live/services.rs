@@ -1,0 +1,96 @@
+//! The services that a test talks to: those of this `./dev test`, or a private set that the test may stop and kill.
+//!
+//! Always true: a test that breaks a service breaks its own; a private set is taken down when the test ends, and a test
+//! has a database of its own, whichever server it is on.
+
+use std::{
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::service;
+
+/// Addresses of one Kafka, one Redis and one Postgres.
+pub struct Services {
+    pub kafka: String,
+    pub redis: String,
+    /// The server's own database; [`Services::database`] makes one for the test.
+    pub postgres: String,
+    /// Name of the private run, taken down on drop.
+    run: Option<String>,
+}
+
+impl Services {
+    /// Those in the environment, shared with other tests; `None` after saying that the test is skipped.
+    pub fn shared() -> Option<Self> {
+        Some(Self {
+            kafka: service("SLUICE_TEST_KAFKA")?,
+            redis: service("SLUICE_TEST_REDIS")?,
+            postgres: service("SLUICE_TEST_POSTGRES")?,
+            run: None,
+        })
+    }
+
+    /// A set of this test's own, from the same `./dev`. Skipped where the shared ones are absent.
+    pub fn private(name: &str) -> Option<Self> {
+        Self::shared()?;
+        let run = format!("test-{}-{name}", std::process::id());
+        let addresses = dev(&["up", "--run", &run]);
+        let address = |name: &str| {
+            let line = addresses.lines().find_map(|line| line.strip_prefix(&format!("export {name}=")));
+            line.unwrap_or_else(|| panic!("./dev up printed no {name}:\n{addresses}")).to_owned()
+        };
+        Some(Self {
+            kafka: address("SLUICE_TEST_KAFKA"),
+            redis: address("SLUICE_TEST_REDIS"),
+            postgres: address("SLUICE_TEST_POSTGRES"),
+            run: Some(run),
+        })
+    }
+
+    /// `./dev service NAME ACTION`: stop, start, kill, pause or resume one service of a private set.
+    pub fn act(&self, name: &str, action: &str) {
+        let run =
+            self.run.as_ref().expect("only a private service may be stopped: others use the shared ones");
+        dev(&["service", name, action, "--run", run]);
+    }
+
+    /// Creates an empty database and returns its address.
+    pub async fn database(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("live_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let pool = sqlx::PgPool::connect(&self.postgres).await.expect("Postgres of the test answers");
+        // A name made of digits and underscores above needs no escaping.
+        sqlx::query(sqlx::AssertSqlSafe(format!("create database {name}")))
+            .execute(&pool)
+            .await
+            .expect("create database");
+        pool.close().await;
+        let server = self.postgres.rsplit_once('/').expect("an address ends in /database").0;
+        format!("{server}/{name}")
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        if let Some(run) = &self.run {
+            // A panic here while the test already panics would hide what the test found.
+            let _ = Command::new(DEV).args(["down", "--run", run]).output();
+        }
+    }
+}
+
+const DEV: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dev");
+
+/// Runs `./dev` and returns what it printed.
+fn dev(args: &[&str]) -> String {
+    let output = Command::new(DEV).args(args).output().expect("./dev runs");
+    assert!(
+        output.status.success(),
+        "./dev {} failed:\n{}{}",
+        args.join(" "),
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("./dev prints text")
+}
