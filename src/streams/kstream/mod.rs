@@ -6,7 +6,8 @@
 //! | a stream | `filter`, `map`, `flat_map`, `peek`, `merge`, `branch`, `repartition`, `to`, `process` | [`KStream`] |
 //! | a stream | `group_by` | [`KGroupedStream`] |
 //! | a grouped stream | `stream_aggregate`, `stream_reduce` | [`KTable`] |
-//! | a table | `table_filter`, `table_map_values`, `table_transform_values`, `to_stream` | [`KTable`], [`KStream`] |
+//! | a grouped stream | `time_windowed`, `session_windowed`, `cogroup` | [`KTable`] of [`Windowed`] keys |
+//! | a table | `suppress`, `table_filter`, `table_map_values`, `table_transform_values`, `to_stream` | [`KTable`], [`KStream`] |
 //! | a table | `table_group_by` | [`KGroupedTable`] |
 //! | a grouped table | `table_aggregate` | [`KTable`] |
 //!
@@ -19,6 +20,7 @@
 
 mod branch;
 mod change_serde;
+mod cogroup;
 mod filter;
 mod flat_map;
 mod functions;
@@ -35,10 +37,14 @@ mod options;
 mod peek;
 mod process;
 mod repartition;
+mod session_aggregate;
+mod session_windowed;
+mod sliding_aggregate;
 mod source;
 mod stream_aggregate;
 mod stream_reduce;
 mod streams_builder;
+mod suppress;
 mod table;
 mod table_aggregate;
 mod table_filter;
@@ -47,12 +53,18 @@ mod table_map_values;
 mod table_source;
 mod table_store;
 mod table_transform_values;
+mod time_windowed;
 mod to;
 mod to_stream;
 mod value_getter;
+mod window;
+mod window_aggregate;
+mod window_emit;
+mod window_getter;
 mod windowed;
 
 pub use branch::BranchedKStream;
+pub use cogroup::{CogroupedKStream, SessionWindowedCogroupedKStream, TimeWindowedCogroupedKStream};
 pub use functions::{Data, UserResult};
 pub use global_table::GlobalKTable;
 pub use graph::TopologyConfig;
@@ -62,8 +74,12 @@ pub use named::Named;
 pub use options::{
     Consumed, Grouped, Joined, Materialized, Produced, Repartitioned, StreamJoined, TableJoined,
 };
+pub use session_windowed::SessionWindowedKStream;
 pub use streams_builder::StreamsBuilder;
+pub use suppress::{BufferConfig, Suppressed, WhenFull};
 pub use table::KTable;
 pub use table_group_by::KGroupedTable;
 pub use table_transform_values::{TransformContext, ValueTransformer};
+pub use time_windowed::TimeWindowedKStream;
+pub use window::{EmitStrategy, SessionWindows, SlidingWindows, TimeWindows, UnlimitedWindows, Windows};
 pub use windowed::{SessionWindowedSerde, TimeWindowedSerde, Window, Windowed};

@@ -90,6 +90,8 @@ pub trait TaskContext {
     fn record_context(&self) -> RecordContext;
     /// Runs what follows in another record's context (a buffered record going on), until it is set again.
     fn set_record_context(&self, context: RecordContext);
+    /// Puts another record context in place and returns the one before; put it back.
+    fn replace_record_context(&self, context: RecordContext) -> RecordContext;
     /// Timestamp of the current record.
     fn context_timestamp(&self) -> Timestamp;
     /// Makes `node` forward what the cache of `store` flushes.

@@ -653,6 +653,10 @@ impl TaskContext for TaskGraph {
         *self.context.borrow_mut() = context;
     }
 
+    fn replace_record_context(&self, context: RecordContext) -> RecordContext {
+        self.context.replace(context)
+    }
+
     fn context_timestamp(&self) -> Timestamp {
         self.context.borrow().timestamp
     }
