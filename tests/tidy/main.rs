@@ -75,6 +75,11 @@ fn every_named_test_and_file_exists() {
     hold(promises::check_documents(&Repository::read()));
 }
 
+#[test]
+fn every_alert_has_its_metric() {
+    hold(promises::check_alerts(&Repository::read()));
+}
+
 /// What a sample must give: the rule's violations as `path:line`, in order.
 fn assert_found(rule: fn(&Repository) -> Vec<Violation>, files: &[(&str, &str)], expected: &[&str]) {
     let found: Vec<String> = rule(&Repository::of(files))

@@ -68,6 +68,26 @@ fn tests_of(file: &SourceFile) -> BTreeSet<&str> {
     found
 }
 
+/// An alert on a metric that nobody counts is silent for ever: each name in an expression stands in the code.
+pub fn check_alerts(repository: &Repository) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for file in repository.like("config/prometheus/", ".yml") {
+        for (number, line) in file.lines() {
+            let Some((_, expression)) = line.split_once("expr: ") else { continue };
+            let words = expression.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+            // A metric's name has its part's in front; labels and functions of Prometheus are of one or two words.
+            for metric in words.filter(|word| word.matches('_').count() >= 2) {
+                let quoted = format!("\"{metric}\"");
+                if !repository.like("src/", ".rs").any(|source| source.text.contains(&quoted)) {
+                    violations
+                        .push(file.violation(number, format!("no part of the program counts {metric}")));
+                }
+            }
+        }
+    }
+    violations
+}
+
 /// Test binaries are declared by hand (`autotests = false`): one that is not, or a file without its `mod`, never runs.
 pub fn check_test_binaries(repository: &Repository) -> Vec<Violation> {
     let Some(manifest) = repository.file("Cargo.toml") else { return Vec::new() };
@@ -121,6 +141,17 @@ mod tests {
         assert_found(check_documents, &document("| 1 | `src/a.rs::gone` |"), &["ARCHITECTURE.md:1"]);
         assert_found(check_documents, &document("| 1 | `src/a.rs::helper` |"), &["ARCHITECTURE.md:1"]);
         assert_found(check_documents, &document("\n`src/b.rs::holds`"), &["ARCHITECTURE.md:2"]);
+    }
+
+    #[test]
+    fn an_alert_on_nothing_is_found() {
+        let alert = ("config/prometheus/a.yml", "a:\n  expr: rate(relay_rows_sent_total[5m]) > 0");
+        assert_found(check_alerts, &[alert, ("src/m.rs", "\"relay_rows_sent_total\"")], &[]);
+        assert_found(
+            check_alerts,
+            &[alert, ("src/m.rs", "\"relay_rows_total\"")],
+            &["config/prometheus/a.yml:2"],
+        );
     }
 
     #[test]
