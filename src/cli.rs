@@ -43,6 +43,12 @@ pub enum Command {
     Demo(DemoArgs),
     /// Bring the ledger's schema up to date. `serve` does it too; this is for doing it beforehand.
     Migrate,
+    /// Run topology files by themselves.
+    #[command(subcommand)]
+    Streams(StreamsCommand),
+    /// Check, test and look at topology files.
+    #[command(subcommand)]
+    Topology(TopologyCommand),
     /// Compare ledger, gate, log and derived topics, and say which invariant (I1 to I9) is broken, where.
     Verify(VerifyArgs),
     /// Create or check the topics of the service.
@@ -116,6 +122,59 @@ pub struct VerifyArgs {
     /// What clients were told, for I9: one {\"couponId\",\"userId\",\"status\",\"code\"} a line.
     #[arg(long, value_name = "FILE")]
     pub answers: Option<PathBuf>,
+}
+
+/// Topologies by themselves.
+#[derive(Debug, Subcommand)]
+pub enum StreamsCommand {
+    /// Run files until SIGTERM or SIGINT, or until they have caught up.
+    Run(StreamsRunArgs),
+}
+
+/// Run files.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sluice streams run topologies/my-statistics.toml
+  sluice streams run --until-caught-up builtin:coupon-statistics   a backfill: stops at what was there at start
+
+With --until-caught-up the last line is one JSON object: records, seconds, cpu_seconds, peak_rss_bytes, commits,
+restored, late, dropped.")]
+pub struct StreamsRunArgs {
+    /// Topology files; builtin:NAME is one shipped in the binary.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<String>,
+    /// Stop when every input has reached the offset it had at start.
+    #[arg(long)]
+    pub until_caught_up: bool,
+}
+
+/// Topology files.
+#[derive(Debug, Subcommand)]
+pub enum TopologyCommand {
+    /// Load files and report every mistake with its line, a caret and advice.
+    Check(TopologyFiles),
+    /// Run the tests beside files (x.test.toml beside x.toml).
+    Test(TopologyFiles),
+    /// Print the graph as Kafka Streams' describe() does.
+    Describe(TopologyFile),
+    /// Print the plan: nodes, internal topics and state in canonical form, as JSON.
+    Plan(TopologyFile),
+}
+
+/// Some files.
+#[derive(Debug, Args)]
+pub struct TopologyFiles {
+    /// Topology files; builtin:NAME is one shipped in the binary.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<String>,
+}
+
+/// One file.
+#[derive(Debug, Args)]
+pub struct TopologyFile {
+    /// A topology file; builtin:NAME is one shipped in the binary.
+    #[arg(value_name = "FILE")]
+    pub file: String,
 }
 
 /// A part of the service.

@@ -7,11 +7,13 @@
 mod demo;
 mod parts;
 mod serve;
+mod streams;
 mod topics;
+mod topology;
 mod verify;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, Failure, TopicsCommand},
+    cli::{Cli, Command, ConfigCommand, Failure, StreamsCommand, TopicsCommand},
     config::{self, Config},
     telemetry,
 };
@@ -33,6 +35,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         };
         return block_on(demo::run(layers, args));
     }
+    if let Command::Topology(command) = &cli.command {
+        // Looks at files only: the configuration of a service plays no part.
+        return topology::run(command);
+    }
     let config = Config::load(cli.config.as_deref())?;
     telemetry::init_logs(&config.telemetry);
     match cli.command {
@@ -44,6 +50,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             ledger.close().await;
             Ok(())
         }),
+        Command::Streams(StreamsCommand::Run(args)) => block_on(streams::run::run(config, args)),
+        Command::Topology(_) => unreachable!("answered above"),
         Command::Verify(args) => block_on(verify::run(config, args)),
         Command::Topics(command) => check_topics(&config, command),
         Command::Config(ConfigCommand::Check) => {

@@ -1,6 +1,7 @@
 //! `sluice serve`: starts the parts a process is to run, and stops them in order.
 //!
-//! Start: ledger and schema, gate, service, log and topics, then the parts. Stop, on SIGTERM or SIGINT:
+//! Start: log and topics (in the background), ledger and schema, gate, service, topologies, then it listens. Stop, on
+//! SIGTERM or SIGINT:
 //! 1. no new connections; admitted requests finish (`http.shutdown_grace_ms`),
 //! 2. the outbox is relayed as far as the log takes it,
 //! 3. topologies commit and leave their group,
@@ -18,13 +19,17 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{parts, topics};
+use super::{
+    parts,
+    streams::{self, Applications},
+    topics::{self, TopicsState},
+};
 use crate::{
     cli::{Failure, Role},
     config::{Config, Secret, TopicsConfig},
     coupon::{clock::Clock, ledger::Ledger, relay::Relay, service::CouponService, sweeper::Sweeper},
-    http::{self, ApiState, InFlight, admin::AdminGuard, ops::Check},
-    streams::client::ClientSupplier,
+    http::{self, ApiState, InFlight, OpsState, admin::AdminGuard, ops::Check},
+    streams::{client::ClientSupplier, file::LoadedFile, metrics::StreamsMetrics},
     telemetry,
 };
 
@@ -34,18 +39,39 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before topics are tried again on a cluster that does not answer.
 const TOPICS_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Runs the given parts until a signal comes.
+/// How often it is looked whether a topology has stopped for good.
+const FAILURE_POLL: Duration = Duration::from_millis(500);
+
+/// Runs the given parts until a signal comes. Where only topologies and relay run, a topology that stops for good ends
+/// the process with a failure, so that whoever supervises it knows; beside the API it only shows in `/readyz`.
 pub async fn serve(config: Config, roles: Vec<Role>) -> Result<(), Failure> {
-    let stop = signals()?;
-    let process = Process::start(config, &roles).await?;
+    let mut stop = signals()?;
+    let files = match roles.contains(&Role::Streams) {
+        true => streams::files::load_named(&config.streams.topologies)?,
+        false => Vec::new(),
+    };
+    let starting = Process::start(config, &roles, files);
+    let process = tokio::select! {
+        process = starting => process?,
+        // Stopped while it waits for a dependency: nothing has begun that would have to be finished.
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    };
     if let Some(address) = process.address {
         println!("sluice listens on http://{address}");
     }
-    let mut stopped = stop;
-    // An error means that the sender is gone, which only happens when the process ends.
-    drop(stopped.wait_for(|stop| *stop).await);
+    let failure = loop {
+        tokio::select! {
+            // An error means that the sender is gone, which only happens when the process ends.
+            _ = stop.wait_for(|stop| *stop) => break None,
+            () = tokio::time::sleep(FAILURE_POLL) => {}
+        }
+        let failure = process.applications.as_ref().and_then(|applications| applications.failure());
+        if failure.is_some() && !roles.contains(&Role::Api) {
+            break failure;
+        }
+    };
     process.stop().await;
-    Ok(())
+    failure.map_or(Ok(()), |reason| Err(Failure::of("a topology stopped for good", reason)))
 }
 
 /// Becomes true at the first SIGTERM or SIGINT; the second ends the process.
@@ -71,72 +97,117 @@ pub fn signals() -> Result<watch::Receiver<bool>, Failure> {
 
 /// Every part of a running process.
 pub struct Process {
-    /// Where the API listens, when it runs here.
+    /// Where it listens.
     pub address: Option<SocketAddr>,
-    /// The coupon service.
-    pub service: Arc<CouponService>,
-    /// The log.
-    pub log: Arc<dyn ClientSupplier>,
-    ledger: Ledger,
+    /// The coupon service, where the API runs.
+    pub service: Option<Arc<CouponService>>,
+    /// The log, where relay or topologies run.
+    pub log: Option<Arc<dyn ClientSupplier>>,
+    /// The topologies that run here.
+    pub applications: Option<Arc<Applications>>,
+    ledger: Option<Ledger>,
     http_stop: watch::Sender<bool>,
     http: Option<JoinHandle<usize>>,
     /// Stops what stands behind the API; later than the API itself, whose last requests it must still carry.
     behind_stop: watch::Sender<bool>,
-    /// What stands behind the API, by name.
+    /// What stands behind the API, by name, in the order in which it is waited for.
     behind: Vec<(&'static str, JoinHandle<()>)>,
 }
 
 impl Process {
-    /// Starts the parts; returns when the API listens. Waits for a ledger or gate that is not there yet, never for
-    /// Kafka: facts wait in the outbox.
-    pub async fn start(config: Config, roles: &[Role]) -> Result<Self, Failure> {
+    /// Starts the parts; returns when it listens. Waits for a ledger or gate that is not there yet, never for Kafka:
+    /// facts wait in the outbox.
+    pub async fn start(config: Config, roles: &[Role], files: Vec<LoadedFile>) -> Result<Self, Failure> {
         parts::data_dir(&config)?;
         let registry = telemetry::registry();
-        let ledger = parts::ledger(&config).await?;
-        parts::migrate(&ledger).await?;
-        let gate = parts::gate(&config).await?;
-        let service = CouponService::new(gate, ledger.clone(), Clock::system(), config.coupon.clone());
-        let service = Arc::new(service);
-        register(service.metrics().register(&registry))?;
-
-        let log = parts::log(&config)?;
-        let topics_ready = ensure_topics(log.clone(), config.topics.clone());
-
-        let (http_stop, stopped) = watch::channel(false);
+        let (http_stop, http_stopped) = watch::channel(false);
         let (behind_stop, behind_stopped) = watch::channel(false);
         let mut process = Self {
             address: None,
-            service: service.clone(),
-            log,
-            ledger,
+            service: None,
+            log: None,
+            applications: None,
+            ledger: None,
             http_stop,
             http: None,
             behind_stop,
             behind: Vec::new(),
         };
-        if roles.contains(&Role::Relay) {
-            process.start_relay(&config, &registry, behind_stopped.clone())?;
+        let has = |role| roles.contains(&role);
+        let mut topics = None;
+        if has(Role::Relay) || has(Role::Streams) {
+            let log = parts::log(&config)?;
+            topics = Some(ensure_topics(log.clone(), config.topics.clone()));
+            process.log = Some(log);
         }
-        if roles.contains(&Role::Api) {
-            let readiness = readiness(service.clone(), topics_ready);
-            // Beside the API: an embedded gate lives in its process only.
-            let sweeping = Sweeper::new((*service).clone()).run(config.gate.sweep_interval, behind_stopped);
-            process.behind.push(("sweeper", tokio::spawn(sweeping)));
-            process.start_http(&config, registry, readiness, stopped).await?;
+        if has(Role::Api) || has(Role::Relay) {
+            let ledger = parts::ledger(&config).await?;
+            parts::migrate(&ledger).await?;
+            process.ledger = Some(ledger.clone());
+            if has(Role::Relay)
+                && let Some(log) = process.log.clone()
+            {
+                process.start_relay(&config, &ledger, log, &registry, behind_stopped.clone())?;
+            }
+            if has(Role::Api) {
+                process.start_service(&config, ledger, &registry, behind_stopped.clone()).await?;
+            }
         }
+        if let (Some(log), Some(topics)) = (process.log.clone(), topics.clone())
+            && has(Role::Streams)
+        {
+            process.start_streams(&config, files, log, topics, &registry, behind_stopped)?;
+        }
+        process.start_http(&config, registry, topics, http_stopped).await?;
         Ok(process)
     }
 
     fn start_relay(
         &mut self,
         config: &Config,
+        ledger: &Ledger,
+        log: Arc<dyn ClientSupplier>,
         registry: &prometheus::Registry,
         mut stopped: watch::Receiver<bool>,
     ) -> Result<(), Failure> {
-        let relay = Relay::new(&self.ledger, self.log.clone(), Clock::system(), config.relay.clone());
+        let relay = Relay::new(ledger, log, Clock::system(), config.relay.clone());
         register(relay.metrics().register(registry))?;
         let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
         self.behind.push(("relay", tokio::spawn(relay.run(stop))));
+        Ok(())
+    }
+
+    async fn start_service(
+        &mut self,
+        config: &Config,
+        ledger: Ledger,
+        registry: &prometheus::Registry,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), Failure> {
+        let gate = parts::gate(config).await?;
+        let service = CouponService::new(gate, ledger, Clock::system(), config.coupon.clone());
+        register(service.metrics().register(registry))?;
+        // Beside the API: an embedded gate lives in its process only.
+        let sweeping = Sweeper::new(service.clone()).run(config.gate.sweep_interval, stopped);
+        self.behind.push(("sweeper", tokio::spawn(sweeping)));
+        self.service = Some(Arc::new(service));
+        Ok(())
+    }
+
+    fn start_streams(
+        &mut self,
+        config: &Config,
+        files: Vec<LoadedFile>,
+        log: Arc<dyn ClientSupplier>,
+        topics: watch::Receiver<TopicsState>,
+        registry: &prometheus::Registry,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<(), Failure> {
+        let metrics = register(StreamsMetrics::register(registry))?;
+        let applications = Arc::new(Applications::new(files, config, log, &metrics)?);
+        let supervising = streams::supervise(applications.clone(), topics, stopped);
+        self.behind.push(("streams", tokio::spawn(supervising)));
+        self.applications = Some(applications);
         Ok(())
     }
 
@@ -144,28 +215,38 @@ impl Process {
         &mut self,
         config: &Config,
         registry: prometheus::Registry,
-        readiness: http::ops::ReadinessProbe,
+        topics: Option<watch::Receiver<TopicsState>>,
         mut stopped: watch::Receiver<bool>,
     ) -> Result<(), Failure> {
-        let listener = TcpListener::bind(config.http.listen)
-            .await
-            .map_err(|error| Failure::of(format!("http.listen: {}", config.http.listen), error))?;
-        let address = listener.local_addr().map_err(|error| Failure::of("http.listen", error))?;
+        let failed = |error| Failure::of(format!("http.listen: {}", config.http.listen), error);
+        let listener = match TcpListener::bind(config.http.listen).await {
+            Ok(listener) => listener,
+            // Several processes of one configuration on one machine: only the API must be reachable.
+            Err(error) if self.service.is_none() => {
+                let listen = config.http.listen;
+                tracing::warn!(%error, %listen, "no health and metrics here: the address cannot be had");
+                return Ok(());
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let address = listener.local_addr().map_err(failed)?;
         let metrics = register(http::register_metrics(&registry))?;
-        let state = Arc::new(ApiState {
-            service: self.service.clone(),
+        let ops = Arc::new(OpsState {
             config: config.http.clone(),
-            admin: AdminGuard::new(config.admin_token.as_ref().map(Secret::expose), address),
             in_flight: InFlight::default(),
             metrics: metrics.clone(),
             registry,
-            readiness,
+            readiness: readiness(self.service.clone(), topics, self.applications.clone()),
+        });
+        let api = self.service.clone().map(|service| {
+            let admin = AdminGuard::new(config.admin_token.as_ref().map(Secret::expose), address);
+            Arc::new(ApiState { service, admin, ops: ops.clone() })
         });
         let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        let serving = http::serve(listener, http::router(state), config.http.clone(), metrics, stop);
+        let serving = http::serve(listener, http::router(ops, api), config.http.clone(), metrics, stop);
         self.address = Some(address);
         self.http = Some(tokio::spawn(serving));
-        tracing::info!(%address, "the API listens");
+        tracing::info!(%address, "listening");
         Ok(())
     }
 
@@ -185,7 +266,9 @@ impl Process {
                 tracing::error!(%error, name, "a part of the process failed");
             }
         }
-        self.ledger.close().await;
+        if let Some(ledger) = self.ledger.take() {
+            ledger.close().await;
+        }
         tracing::info!("stopped");
     }
 }
@@ -196,29 +279,26 @@ fn register<T>(result: prometheus::Result<T>) -> Result<T, Failure> {
 
 /// Creates and checks the topics in the background, again and again until the log answers. What is wrong is logged
 /// once and shown by `/readyz`.
-fn ensure_topics(
-    log: Arc<dyn ClientSupplier>,
-    config: TopicsConfig,
-) -> watch::Receiver<Option<Result<(), String>>> {
-    let (sender, receiver) = watch::channel(None);
+fn ensure_topics(log: Arc<dyn ClientSupplier>, config: TopicsConfig) -> watch::Receiver<TopicsState> {
+    let (sender, receiver) = watch::channel(TopicsState::Pending);
     tokio::spawn(async move {
         loop {
             let (log, config) = (log.clone(), config.clone());
             // Admin calls block: they must not hold a thread that serves requests.
             let created = tokio::task::spawn_blocking(move || topics::create(&*log.admin()?, &config)).await;
-            let outcome = match created {
-                Ok(Ok(findings)) if findings.is_empty() => Ok(()),
-                Ok(Ok(findings)) => Err(findings.join("; ")),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(error) => Err(error.to_string()),
+            let state = match created {
+                Ok(Ok(findings)) if findings.is_empty() => TopicsState::Ready,
+                Ok(Ok(findings)) => TopicsState::Differ(findings),
+                Ok(Err(error)) => TopicsState::Unreachable(error.to_string()),
+                Err(error) => TopicsState::Unreachable(error.to_string()),
             };
-            if let Err(reason) = &outcome
-                && *sender.borrow() != Some(outcome.clone())
+            if let Err(reason) = state.check()
+                && *sender.borrow() != state
             {
                 tracing::warn!(reason, "the topics are not ready");
             }
-            let is_done = outcome.is_ok();
-            sender.send_replace(Some(outcome));
+            let is_done = state.exist();
+            sender.send_replace(state);
             if is_done {
                 return;
             }
@@ -231,19 +311,22 @@ fn ensure_topics(
     receiver
 }
 
-/// Ledger and gate are asked now; the topics' state is as last seen.
+/// Ledger and gate are asked now; topics and topologies say how they last stood. Beside the API these two are shown
+/// but not required: a log that is away changes nothing for a caller.
 fn readiness(
-    service: Arc<CouponService>,
-    topics: watch::Receiver<Option<Result<(), String>>>,
+    service: Option<Arc<CouponService>>,
+    topics: Option<watch::Receiver<TopicsState>>,
+    applications: Option<Arc<Applications>>,
 ) -> http::ops::ReadinessProbe {
     Arc::new(move || {
-        let (service, topics) = (service.clone(), topics.clone());
+        let (service, topics, applications) = (service.clone(), topics.clone(), applications.clone());
         async move {
-            let check = |name: &str, result: Result<(), String>| Check {
-                name: name.into(),
-                ready: result.is_ok(),
-                detail: result.err().unwrap_or_default(),
-            };
+            let mut behind = Vec::new();
+            if let Some(topics) = topics {
+                behind.push(Check::new("log", topics.borrow().check()));
+            }
+            behind.extend(applications.iter().flat_map(|applications| applications.checks()));
+            let Some(service) = service else { return behind };
             let within = |result: Result<Result<(), String>, _>| {
                 result.unwrap_or_else(|_: tokio::time::error::Elapsed| Err("no answer in time".into()))
             };
@@ -253,8 +336,9 @@ fn readiness(
                 tokio::time::timeout(PROBE_TIMEOUT, ledger),
                 tokio::time::timeout(PROBE_TIMEOUT, gate),
             );
-            let topics = topics.borrow().clone().unwrap_or_else(|| Err("being created".into()));
-            vec![check("ledger", within(ledger)), check("gate", within(gate)), check("log", topics)]
+            let mut checks = vec![Check::new("ledger", within(ledger)), Check::new("gate", within(gate))];
+            checks.extend(behind.into_iter().map(Check::optional));
+            checks
         }
         .boxed()
     })

@@ -76,6 +76,63 @@ pub fn create(admin: &dyn Admin, config: &TopicsConfig) -> crate::streams::error
     validate(admin, config)
 }
 
+/// Creates topics that topologies write to and that are neither the service's nor there yet; they keep records as
+/// events do.
+pub fn create_sinks(
+    admin: &dyn Admin,
+    config: &TopicsConfig,
+    sinks: &[String],
+) -> crate::streams::error::Result<()> {
+    let mut missing: Vec<NewTopic> = Vec::new();
+    let existing = admin.describe(sinks)?;
+    for name in sinks {
+        if existing.contains_key(name) || missing.iter().any(|topic| topic.name == *name) {
+            continue;
+        }
+        let known = wanted(config).into_iter().find(|topic| topic.name == *name);
+        missing.push(known.unwrap_or_else(|| NewTopic {
+            name: name.clone(),
+            partitions: config.partitions,
+            replication_factor: config.replication_factor,
+            config: BTreeMap::from([
+                ("cleanup.policy".to_owned(), "delete".to_owned()),
+                ("retention.ms".to_owned(), config.retention.as_millis().to_string()),
+            ]),
+        }));
+    }
+    if missing.is_empty() { Ok(()) } else { admin.create_topics(&missing) }
+}
+
+/// How far the topics are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicsState {
+    /// Not looked at yet.
+    Pending,
+    /// They could not be created or looked at; it is tried again.
+    Unreachable(String),
+    /// They exist, and something about them is not as configured.
+    Differ(Vec<String>),
+    /// They exist as configured.
+    Ready,
+}
+
+impl TopicsState {
+    /// All exist.
+    pub fn exist(&self) -> bool {
+        matches!(self, TopicsState::Ready | TopicsState::Differ(_))
+    }
+
+    /// For `/readyz`.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            TopicsState::Pending => Err("the topics are being created".into()),
+            TopicsState::Unreachable(reason) => Err(reason.clone()),
+            TopicsState::Differ(findings) => Err(findings.join("; ")),
+            TopicsState::Ready => Ok(()),
+        }
+    }
+}
+
 /// Compares the topics that exist with the configuration; returns what is wrong, in words.
 pub fn validate(admin: &dyn Admin, config: &TopicsConfig) -> crate::streams::error::Result<Vec<String>> {
     let existing = admin.describe(&names())?;

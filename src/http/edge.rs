@@ -24,7 +24,7 @@ use axum::{
 };
 use futures::FutureExt;
 
-use super::{ApiState, error::Problem};
+use super::{OpsState, error::Problem};
 use crate::coupon::error::{Dependency, Refusal};
 
 /// The header that carries the correlation id.
@@ -42,10 +42,10 @@ pub struct RequestId(pub Arc<str>);
 pub struct InFlight(AtomicUsize);
 
 /// A place among the requests being worked on.
-struct Permit<'a>(&'a ApiState);
+struct Permit<'a>(&'a OpsState);
 
 impl InFlight {
-    fn enter<'a>(&self, state: &'a ApiState) -> Option<Permit<'a>> {
+    fn enter<'a>(&self, state: &'a OpsState) -> Option<Permit<'a>> {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
         if before >= state.config.max_in_flight {
             self.0.fetch_sub(1, Ordering::Relaxed);
@@ -65,7 +65,7 @@ impl Drop for Permit<'_> {
 }
 
 /// Wraps one request; see the file's description for the order.
-pub async fn edge(State(state): State<Arc<ApiState>>, mut request: Request, next: Next) -> Response {
+pub async fn edge(State(state): State<Arc<OpsState>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let uri = request.uri().clone();

@@ -53,10 +53,12 @@ impl<T: DeserializeOwned> FromRequest<Arc<ApiState>> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &Arc<ApiState>) -> Result<Self, Problem> {
-        let bytes =
-            tokio::time::timeout(state.config.body_timeout, read_body(request, state.config.body_bytes_max))
-                .await
-                .map_err(|_| Problem::too_slow())??;
+        let bytes = tokio::time::timeout(
+            state.ops.config.body_timeout,
+            read_body(request, state.ops.config.body_bytes_max),
+        )
+        .await
+        .map_err(|_| Problem::too_slow())??;
         parse_json(&bytes).map(JsonBody)
     }
 }

@@ -33,14 +33,20 @@ pub use server::serve;
 use crate::coupon::service::CouponService;
 use error::Problem;
 
-/// What handlers share.
+/// What the handlers of the API share.
 pub struct ApiState {
     /// The domain.
     pub service: Arc<CouponService>,
-    /// Limits.
-    pub config: HttpConfig,
     /// Who may use the admin paths.
     pub admin: admin::AdminGuard,
+    /// What every path shares.
+    pub ops: Arc<OpsState>,
+}
+
+/// What every path shares, those of a process without the API too.
+pub struct OpsState {
+    /// Limits.
+    pub config: HttpConfig,
     /// Requests being worked on.
     pub in_flight: InFlight,
     /// Counters of this API.
@@ -51,10 +57,10 @@ pub struct ApiState {
     pub readiness: ops::ReadinessProbe,
 }
 
-type Routes = Vec<(&'static str, Vec<Method>, MethodRouter<Arc<ApiState>>)>;
+type Routes<S> = Vec<(&'static str, Vec<Method>, MethodRouter<Arc<S>>)>;
 
-/// Every route. A new endpoint is a line here and a handler named in `openapi`.
-fn routes() -> Routes {
+/// The API's routes. A new endpoint is a line here and a handler named in `openapi`.
+fn api_routes() -> Routes<ApiState> {
     use Method as M;
     vec![
         ("/api/coupon", vec![M::POST, M::GET], post(coupons::create).get(coupons::list)),
@@ -74,6 +80,13 @@ fn routes() -> Routes {
         ("/api/user-coupons/{userCouponId}/use", vec![M::POST], post(user_coupons::redeem)),
         ("/api/user-coupons/{userCouponId}/cancel-use", vec![M::POST], post(user_coupons::cancel_use)),
         ("/api/user-coupons/{userCouponId}/revoke", vec![M::POST], post(user_coupons::revoke)),
+    ]
+}
+
+/// The routes of every process.
+fn ops_routes() -> Routes<OpsState> {
+    use Method as M;
+    vec![
         ("/healthz", vec![M::GET], get(ops::healthz)),
         ("/readyz", vec![M::GET], get(ops::readyz)),
         ("/metrics", vec![M::GET], get(ops::metrics)),
@@ -89,18 +102,26 @@ pub(crate) const ALIASES: &[(Method, &str, &str)] = &[
 
 /// Registers the API's metrics, with every route's label.
 pub fn register_metrics(registry: &prometheus::Registry) -> prometheus::Result<Arc<HttpMetrics>> {
-    HttpMetrics::register(registry, routes().into_iter().map(|(path, ..)| path)).map(Arc::new)
+    let api = api_routes().into_iter().map(|(path, ..)| path);
+    HttpMetrics::register(registry, api.chain(ops_routes().into_iter().map(|(path, ..)| path))).map(Arc::new)
 }
 
-/// The API as a service.
-pub fn router(state: Arc<ApiState>) -> Router {
-    let router =
-        routes().into_iter().fold(Router::new(), |router, (path, _, handlers)| router.route(path, handlers));
+/// Everything this process answers, as a service: the API where it runs, health and metrics in any case.
+pub fn router(ops: Arc<OpsState>, api: Option<Arc<ApiState>>) -> Router {
+    fn mounted<S: Send + Sync + 'static>(routes: Routes<S>, state: Arc<S>) -> Router {
+        let router = Router::new();
+        let router =
+            routes.into_iter().fold(router, |router, (path, _, handlers)| router.route(path, handlers));
+        router.with_state(state)
+    }
+    let mut router = mounted(ops_routes(), ops.clone());
+    if let Some(api) = api {
+        router = router.merge(mounted(api_routes(), api));
+    }
     router
         .fallback(async || Problem::no_such_path())
         .method_not_allowed_fallback(async || Problem::no_such_method())
-        .layer(middleware::from_fn_with_state(state.clone(), edge::edge))
-        .with_state(state)
+        .layer(middleware::from_fn_with_state(ops, edge::edge))
 }
 
 #[cfg(test)]
@@ -111,9 +132,11 @@ mod tests {
 
     #[test]
     fn routes_and_document_are_equal() {
-        let served: BTreeSet<String> = routes()
-            .into_iter()
-            .flat_map(|(path, methods, _)| methods.into_iter().map(move |method| format!("{method} {path}")))
+        let api = api_routes().into_iter().map(|(path, methods, _)| (path, methods));
+        let ops = ops_routes().into_iter().map(|(path, methods, _)| (path, methods));
+        let served: BTreeSet<String> = api
+            .chain(ops)
+            .flat_map(|(path, methods)| methods.into_iter().map(move |method| format!("{method} {path}")))
             .collect();
         let described: BTreeSet<String> = (openapi::document().paths.paths.iter())
             .flat_map(|(path, item)| {

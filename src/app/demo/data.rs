@@ -5,12 +5,22 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    app::streams::files,
     cli::Failure,
     config::{Config, Layers},
+    streams::file::LoadedFile,
 };
 
 /// Marks a directory as the demo's, which may therefore be emptied for a new run.
 const RUN_FILE: &str = "demo.json";
+
+/// What the demo changes in the shipped topologies, so that windows close and reminders come while somebody watches:
+/// a minute is 2 s, a day without use is 8 s, and inputs count as silent after 1 s.
+const SHORTER: [(&str, &str); 3] = [
+    ("tumbling = \"1m\", grace = \"10s\"", "tumbling = \"2s\", grace = \"1s\""),
+    ("after = \"24h\", grace = \"1m\"", "after = \"8s\", grace = \"1s\""),
+    ("idle_close = \"30s\"", "idle_close = \"1s\""),
+];
 
 /// One run: all that its users do follows from this.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,6 +105,23 @@ impl DemoData {
             layers = layers.set("http.listen", "127.0.0.1:0", "sluice demo");
         }
         Ok(Config::from_layers(layers)?)
+    }
+
+    /// The shipped topologies with shorter times, written beside the data so that anybody can see what ran.
+    pub fn topologies(&self) -> Result<Vec<LoadedFile>, Failure> {
+        let mut sources = Vec::new();
+        for name in ["coupon-statistics", "coupon-notification"] {
+            let shipped = files::read(&format!("{}{name}", files::BUILTIN_PREFIX))?;
+            let mut text = shipped.text;
+            for (shipped, shorter) in SHORTER {
+                text = text.replace(shipped, shorter);
+            }
+            let path = self.directory.join(format!("{name}.toml"));
+            std::fs::write(&path, &text)
+                .map_err(|error| Failure::of(format!("writing {}", path.display()), error))?;
+            sources.push(files::Source { name: path.display().to_string(), text });
+        }
+        files::load_all(&sources)
     }
 
     /// The run to go on with, or a new one.

@@ -48,7 +48,8 @@ pub async fn run(layers: Layers, args: DemoArgs) -> Result<(), Failure> {
     let config = data.configure(layers)?;
     telemetry::init_logs(&config.telemetry);
     let mut run = data.run(args.seats, args.users)?;
-    let process = Process::start(config, &[Role::Api, Role::Relay, Role::Streams]).await?;
+    let files = data.topologies()?;
+    let process = Process::start(config, &[Role::Api, Role::Relay, Role::Streams], files).await?;
     let address = process.address.ok_or_else(|| Failure::Failed("the API did not start".into()))?;
     let base = format!("http://{address}");
     let view = View::start(&run, &process, args.json);
@@ -178,11 +179,13 @@ async fn until_quiet(
     let deadline = Instant::now() + QUIET_MAX;
     loop {
         let told = read_answers(journal)?;
-        let service = &process.service;
-        let facts =
-            facts::gather(service.ledger().db(), Some(service.gate()), Some(process.log.clone()), Some(told))
-                .await
-                .map_err(|error| Failure::of("verifying", error))?;
+        let Some(service) = &process.service else {
+            return Err(Failure::Failed("the API does not run".into()));
+        };
+        let db = service.ledger().db();
+        let facts = facts::gather(db, Some(service.gate()), process.log.clone(), Some(told))
+            .await
+            .map_err(|error| Failure::of("verifying", error))?;
         let report = verify::judge(&facts);
         let holds = summary::checks(run, &report, &facts).iter().all(|check| check.holds);
         if holds || Instant::now() >= deadline {

@@ -76,13 +76,14 @@ impl View {
         });
         let (drawing, following) = (shared.clone(), shared.clone());
         tokio::spawn(async move { drawing.draw_until_done().await });
-        let log = process.log.clone();
-        // A consumer blocks, so it has a thread; a view that cannot be drawn must not stop the demo.
-        std::thread::spawn(move || {
-            if let Err(error) = following.follow(&*log) {
-                tracing::warn!(%error, "the live view cannot read the derived topics");
-            }
-        });
+        if let Some(log) = process.log.clone() {
+            // A consumer blocks, so it has a thread; a view that cannot be drawn must not stop the demo.
+            std::thread::spawn(move || {
+                if let Err(error) = following.follow(&*log) {
+                    tracing::warn!(%error, "the live view cannot read the derived topics");
+                }
+            });
+        }
         Self { shared }
     }
 

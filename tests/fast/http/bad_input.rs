@@ -85,7 +85,7 @@ async fn each_bad_input_has_its_answer() {
         let found = answer.json["detail"].as_str().unwrap();
         assert!(found.contains(detail), "{line}: the detail `{found}` does not name `{detail}`");
     }
-    let metrics = prometheus::TextEncoder::new().encode_to_string(&api.state.registry.gather()).unwrap();
+    let metrics = prometheus::TextEncoder::new().encode_to_string(&api.state.ops.registry.gather()).unwrap();
     assert!(!metrics.contains("status=\"5"), "a bad request became a server error:\n{metrics}");
 }
 

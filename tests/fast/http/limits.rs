@@ -28,7 +28,8 @@ async fn listen(keys: &[(&str, &str)]) -> Listening {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let (router, config, metrics) = (api.router.clone(), api.state.config.clone(), api.state.metrics.clone());
+    let (router, config, metrics) =
+        (api.router.clone(), api.state.ops.config.clone(), api.state.ops.metrics.clone());
     let served = tokio::spawn(serve(listener, router, config, metrics, async { drop(stopped.await) }));
     Listening { api, address, stop, served }
 }
@@ -74,7 +75,7 @@ async fn get(address: SocketAddr, path: &str) -> String {
 /// Polls until the API works on exactly so many requests.
 async fn in_flight(api: &Api, count: i64) {
     let reached = async {
-        while api.state.metrics.in_flight.get() != count {
+        while api.state.ops.metrics.in_flight.get() != count {
             tokio::task::yield_now().await;
         }
     };

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use sluice::{
     config::{Config, Layers},
     coupon::{clock::Clock, gate::embedded::EmbeddedGate, ledger::Ledger, service::CouponService},
-    http::{ApiState, InFlight, admin::AdminGuard, register_metrics, router},
+    http::{ApiState, InFlight, OpsState, admin::AdminGuard, ops::Check, register_metrics, router},
 };
 use tower::ServiceExt;
 
@@ -67,16 +67,16 @@ impl Api {
         let registry = sluice::telemetry::registry();
         let metrics = register_metrics(&registry).unwrap();
         let token = config.admin_token.as_ref().map(|token| token.expose());
-        let state = Arc::new(ApiState {
-            service: Arc::new(service),
-            admin: AdminGuard::new(token, config.http.listen),
+        let admin = AdminGuard::new(token, config.http.listen);
+        let ops = Arc::new(OpsState {
             config: config.http,
             in_flight: InFlight::default(),
             metrics,
             registry,
-            readiness: Arc::new(|| Box::pin(async { Vec::new() })),
+            readiness: Arc::new(|| Box::pin(async { vec![Check::new("ledger", Ok(()))] })),
         });
-        Self { router: router(state.clone()), state, _directory: directory }
+        let state = Arc::new(ApiState { service: Arc::new(service), admin, ops: ops.clone() });
+        Self { router: router(ops, Some(state.clone())), state, _directory: directory }
     }
 
     /// Sends a request and reads the answer.

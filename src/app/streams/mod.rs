@@ -1,0 +1,218 @@
+//! The topologies of this process: loaded, started when their log is there, watched, and closed with a last commit.
+//!
+//! [`Applications`] holds one [`KafkaStreams`] per file; [`supervise`] is its life beside the API. The log may be away
+//! for any time: starting is tried again until it answers, and nothing here ever stops the API.
+
+pub mod files;
+pub mod run;
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::topics::{self, TopicsState};
+use crate::{
+    cli::Failure,
+    config::{Config, TopicsConfig},
+    http::ops::Check,
+    streams::{
+        client::ClientSupplier,
+        error::StreamsError,
+        file::LoadedFile,
+        metrics::StreamsMetrics,
+        runtime::{KafkaStreams, RunOptions, State},
+    },
+};
+
+/// How long to wait before an application that could not start is started again.
+const START_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// How long an application may take for its last commit.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One application, and why it has not started, where it has not.
+struct Application {
+    streams: KafkaStreams,
+    sink_topics: Vec<String>,
+    start_error: Option<String>,
+}
+
+/// The applications of this process.
+pub struct Applications {
+    list: Mutex<Vec<Application>>,
+    log: Arc<dyn ClientSupplier>,
+    topics: TopicsConfig,
+}
+
+impl Applications {
+    /// Puts them together; nothing starts.
+    pub fn new(
+        files: Vec<LoadedFile>,
+        config: &Config,
+        log: Arc<dyn ClientSupplier>,
+        metrics: &StreamsMetrics,
+    ) -> Result<Self, Failure> {
+        let instance_id = match &config.streams.instance_id {
+            Some(name) => name.clone(),
+            None => made_up_instance_id(&config.streams.runtime.state_dir)?,
+        };
+        let list = files
+            .into_iter()
+            .map(|file| {
+                let mut options = RunOptions::new(config.streams.runtime.clone());
+                options.config.group_id = Some(file.group);
+                options.config.instance_id.clone_from(&instance_id);
+                options.config.idle_close_ms = file.idle_close_ms;
+                options.metrics = metrics.clone();
+                let streams = KafkaStreams::new(file.topology, log.clone(), options);
+                Application { streams, sink_topics: file.sink_topics, start_error: None }
+            })
+            .collect();
+        Ok(Self { list: Mutex::new(list), log, topics: config.topics.clone() })
+    }
+
+    /// Creates sink topics that do not exist and starts what has not started. Blocks. `Ok(true)` when all have started;
+    /// an error is one that trying again does not mend.
+    pub fn start(&self) -> Result<bool, StreamsError> {
+        let mut list = self.lock();
+        let sinks: Vec<String> = list.iter().flat_map(|app| app.sink_topics.clone()).collect();
+        if let Err(error) = topics::create_sinks(&*self.log.admin()?, &self.topics, &sinks) {
+            let reason = error.to_string();
+            list.iter_mut().for_each(|app| app.start_error = Some(reason.clone()));
+            return Ok(false);
+        }
+        for app in list.iter_mut().filter(|app| app.streams.state() == State::Created) {
+            match app.streams.start() {
+                Ok(()) => {
+                    app.start_error = None;
+                    tracing::info!(application_id = app.streams.application_id(), "the topology starts");
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    if app.start_error.as_ref() != Some(&reason) {
+                        tracing::warn!(
+                            application_id = app.streams.application_id(),
+                            reason,
+                            "the topology cannot start yet"
+                        );
+                    }
+                    app.start_error = Some(reason);
+                }
+            }
+        }
+        Ok(list.iter().all(|app| app.start_error.is_none()))
+    }
+
+    /// Stops all after a last commit. Blocks.
+    pub fn close(&self) {
+        for app in self.lock().iter_mut() {
+            if !app.streams.close(CLOSE_TIMEOUT) {
+                tracing::warn!(
+                    application_id = app.streams.application_id(),
+                    "the last commit took too long; the records since the one before are read again"
+                );
+            }
+        }
+    }
+
+    /// What each says of itself, for `/readyz`.
+    pub fn checks(&self) -> Vec<Check> {
+        // A start that blocks on its log holds the lock; readiness does not wait for it.
+        let Ok(list) = self.list.try_lock() else {
+            return vec![Check::new("topologies", Err("starting".into()))];
+        };
+        list.iter().map(|app| Check::new(app.streams.application_id(), app.ready())).collect()
+    }
+
+    /// Whether any has stopped for good, and why.
+    pub fn failure(&self) -> Option<String> {
+        let list = self.list.try_lock().ok()?;
+        list.iter()
+            .find_map(|app| Some(format!("{}: {}", app.streams.application_id(), app.streams.error()?)))
+    }
+
+    /// Runs something on each application.
+    pub fn each<T>(&self, mut look: impl FnMut(&KafkaStreams) -> T) -> Vec<T> {
+        self.lock().iter().map(|app| look(&app.streams)).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Application>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Application {
+    fn ready(&self) -> Result<(), String> {
+        if let Some(error) = self.start_error.clone().or_else(|| self.streams.error()) {
+            return Err(error);
+        }
+        match self.streams.state() {
+            State::Running => Ok(()),
+            State::Rebalancing => {
+                let progress = self.streams.restore_progress();
+                match progress.total {
+                    0 => Err("waiting for its partitions".into()),
+                    total => Err(format!(
+                        "restoring {} stores: {} of {total} records ({} %)",
+                        progress.stores,
+                        progress.restored,
+                        progress.restored * 100 / total
+                    )),
+                }
+            }
+            state => Err(format!("{state:?}")),
+        }
+    }
+}
+
+/// Starts the applications when the topics are there, and closes them at `stop`.
+pub async fn supervise(
+    applications: Arc<Applications>,
+    mut topics: watch::Receiver<TopicsState>,
+    mut stop: watch::Receiver<bool>,
+) {
+    // An error means that the sender is gone, which is a stop too.
+    tokio::select! {
+        _ = stop.wait_for(|stop| *stop) => return,
+        _ = topics.wait_for(TopicsState::exist) => {}
+    }
+    loop {
+        let starting = applications.clone();
+        // Starting talks to the log, which blocks.
+        match tokio::task::spawn_blocking(move || starting.start()).await {
+            Ok(Ok(true)) => break,
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the topologies cannot start yet"),
+            Err(error) => tracing::error!(%error, "starting the topologies failed"),
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = tokio::time::sleep(START_RETRY_INTERVAL) => {}
+        }
+    }
+    drop(stop.wait_for(|stop| *stop).await);
+    if let Err(error) = tokio::task::spawn_blocking(move || applications.close()).await {
+        tracing::error!(%error, "closing the topologies failed");
+    }
+}
+
+/// The name of this process in its groups, made up once and kept beside the state it belongs to.
+fn made_up_instance_id(state_dir: &Path) -> Result<String, Failure> {
+    let file = state_dir.join("instance-id");
+    let read_or_make = || {
+        if let Ok(name) = std::fs::read_to_string(&file)
+            && !name.trim().is_empty()
+        {
+            return Ok(name.trim().to_owned());
+        }
+        std::fs::create_dir_all(state_dir)?;
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        std::fs::write(&file, &name)?;
+        Ok(name)
+    };
+    read_or_make()
+        .map_err(|error: std::io::Error| Failure::of(format!("streams.state_dir: {}", file.display()), error))
+}

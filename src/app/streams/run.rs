@@ -1,0 +1,114 @@
+//! `sluice streams run`: topologies by themselves, forever or until they have caught up: backfills and benchmarks.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use serde_json::json;
+
+use super::{Applications, files};
+use crate::{
+    app::{parts, serve::signals},
+    cli::{Failure, StreamsRunArgs},
+    config::Config,
+    streams::{error::StreamsError, processor::DropReason, runtime::State},
+    telemetry,
+};
+
+/// How often it is looked whether everything is done.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Runs the files; with `--until-caught-up` the last line on standard output is the summary as JSON.
+pub async fn run(config: Config, args: StreamsRunArgs) -> Result<(), Failure> {
+    let files = files::load_named(&args.files)?;
+    parts::data_dir(&config)?;
+    let mut stop = signals()?;
+    let log = parts::log(&config)?;
+    let registry = telemetry::registry();
+    let metrics = crate::streams::metrics::StreamsMetrics::register(&registry)
+        .map_err(|error| Failure::of("registering metrics", error))?;
+    let applications = Arc::new(Applications::new(files, &config, log, &metrics)?);
+    let started = Instant::now();
+    let cpu_before = telemetry::cpu_seconds();
+
+    let starting = applications.clone();
+    let blocking = move || -> Result<Vec<_>, StreamsError> {
+        if !starting.start()? {
+            let reasons: Vec<String> = starting.checks().into_iter().map(|check| check.detail).collect();
+            return Err(StreamsError::Fatal(reasons.join("; ")));
+        }
+        starting.each(|streams| streams.input_end_offsets()).into_iter().collect()
+    };
+    let targets = tokio::task::spawn_blocking(blocking)
+        .await
+        .map_err(|error| Failure::of("starting the topologies", error))?
+        .map_err(|error| Failure::of("starting the topologies", error))?;
+
+    let outcome = loop {
+        if *stop.borrow_and_update() {
+            break Ok(());
+        }
+        if let Some(reason) = applications.failure() {
+            break Err(Failure::Failed(reason));
+        }
+        if args.until_caught_up {
+            let (looking, targets) = (applications.clone(), targets.clone());
+            let caught_up = tokio::task::spawn_blocking(move || {
+                let mut targets = targets.iter();
+                looking
+                    .each(|streams| match targets.next() {
+                        Some(target) => {
+                            Ok(streams.state() == State::Running && streams.is_caught_up(target)?)
+                        }
+                        None => Ok(true),
+                    })
+                    .into_iter()
+                    .collect::<Result<Vec<bool>, StreamsError>>()
+            })
+            .await
+            .map_err(|error| Failure::of("looking at the topologies", error))?;
+            match caught_up {
+                Ok(all) if all.iter().all(|done| *done) => break Ok(()),
+                Ok(_) | Err(StreamsError::Retriable(_)) => {}
+                Err(error) => break Err(Failure::of("looking at the topologies", error)),
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            _ = stop.changed() => {}
+        }
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    let closing = applications.clone();
+    tokio::task::spawn_blocking(move || closing.close())
+        .await
+        .map_err(|error| Failure::of("closing the topologies", error))?;
+    if args.until_caught_up {
+        println!("{}", summary(&applications, seconds, telemetry::cpu_seconds() - cpu_before));
+    }
+    outcome
+}
+
+fn summary(applications: &Applications, seconds: f64, cpu_seconds: f64) -> serde_json::Value {
+    let totals = applications.each(|streams| streams.totals());
+    let sum = |of: &dyn Fn(&crate::streams::runtime::Totals) -> u64| totals.iter().map(of).sum::<u64>();
+    let late = |reason: &DropReason| matches!(reason, DropReason::Late | DropReason::Expired);
+    let records = sum(&|totals| totals.processed);
+    json!({
+        "records": records,
+        "seconds": round(seconds),
+        "cpu_seconds": round(cpu_seconds),
+        "records_per_second": (records as f64 / seconds.max(1e-9)).round(),
+        "records_per_cpu_second": (records as f64 / cpu_seconds.max(1e-9)).round(),
+        "peak_rss_bytes": telemetry::peak_resident_bytes(),
+        "commits": sum(&|totals| totals.commits),
+        "restored": sum(&|totals| totals.restored),
+        "late": sum(&|totals| totals.dropped.iter().filter(|(reason, _)| late(reason)).map(|(_, n)| n).sum()),
+        "dropped": sum(&|totals| totals.dropped.values().sum()),
+    })
+}
+
+fn round(seconds: f64) -> f64 {
+    (seconds * 1e3).round() / 1e3
+}

@@ -1,0 +1,62 @@
+//! `sluice topology`: check, test and look at topology files, without a log or a service.
+
+use super::streams::files;
+use crate::{
+    cli::{Failure, TopologyCommand},
+    streams::{file::Processors, test_utils::run_test_file},
+};
+
+/// Does what is asked for.
+pub fn run(command: &TopologyCommand) -> Result<(), Failure> {
+    match command {
+        TopologyCommand::Check(args) => {
+            for file in files::load_named(&args.files)? {
+                println!("{}: valid", file.topology.application_id);
+            }
+            Ok(())
+        }
+        TopologyCommand::Test(args) => test(&args.files),
+        TopologyCommand::Describe(args) => {
+            for file in files::load_named(std::slice::from_ref(&args.file))? {
+                print!("{}", file.topology.describe());
+            }
+            Ok(())
+        }
+        TopologyCommand::Plan(args) => {
+            for file in files::load_named(std::slice::from_ref(&args.file))? {
+                println!("{:#}", file.plan);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Runs the tests beside each file; the verdict is no when any fails.
+fn test(names: &[String]) -> Result<(), Failure> {
+    let (mut passed, mut failed) = (0, 0);
+    for name in names {
+        let (topology, tests) = (files::read(name)?, files::read_tests(name)?);
+        let outcomes = run_test_file(
+            (&topology.name, &topology.text),
+            (&tests.name, &tests.text),
+            &Processors::default(),
+        )
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+        for outcome in outcomes {
+            if outcome.failures.is_empty() {
+                passed += 1;
+                println!("ok      {}: {}", topology.name, outcome.name);
+                continue;
+            }
+            failed += 1;
+            println!("FAILED  {}: {}", topology.name, outcome.name);
+            for failure in &outcome.failures {
+                for line in failure.lines() {
+                    println!("          {line}");
+                }
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { Ok(()) } else { Err(Failure::Verdict) }
+}
