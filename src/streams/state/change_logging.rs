@@ -4,6 +4,8 @@
 //! first, then it is logged, refused or not: Kafka Streams does not ask the store either, and a replay refuses the
 //! same rows again. Values are serialized here and nowhere else on the write path.
 
+use std::{mem, ops::Range};
+
 use bytes::Bytes;
 
 use super::{
@@ -21,22 +23,49 @@ use crate::streams::{
 /// What is still to be sent, and how values become bytes.
 struct Log {
     value_serde: AnySerde,
-    pending: Vec<ChangelogRecord>,
+    pending: Vec<Pending>,
+    /// The bytes of all pending values, one after the other: they are sent as slices of one allocation.
+    values: Vec<u8>,
+}
+
+/// A change that is still to be sent.
+struct Pending {
+    key: ByteKey,
+    /// Where its value lies; `None` = delete.
+    value: Option<Range<usize>>,
+    timestamp: Timestamp,
 }
 
 impl Log {
-    fn serialize(&self, value: Option<&AnyValue>) -> Result<Option<Bytes>> {
-        let bytes = value.map(|value| self.value_serde.to_bytes(value)).transpose()?;
-        Ok(bytes.map(Bytes::from))
+    fn serialize(&mut self, value: Option<&AnyValue>) -> Result<Option<Range<usize>>> {
+        let Some(value) = value else { return Ok(None) };
+        let start = self.values.len();
+        if let Err(error) = self.value_serde.serialize(value, &mut self.values) {
+            // What it wrote before it failed belongs to no change.
+            self.values.truncate(start);
+            return Err(error.into());
+        }
+        Ok(Some(start..self.values.len()))
     }
 
-    fn append(&mut self, key: ByteKey, value: Option<Bytes>, timestamp: Timestamp) {
-        self.pending.push(ChangelogRecord {
+    fn append(&mut self, key: ByteKey, value: Option<Range<usize>>, timestamp: Timestamp) {
+        self.pending.push(Pending { key, value, timestamp });
+    }
+
+    fn drain(&mut self, out: &mut Vec<ChangelogRecord>) {
+        let size = self.values.len();
+        let values = Bytes::from(mem::replace(&mut self.values, Vec::with_capacity(size)));
+        out.extend(self.pending.drain(..).map(|Pending { key, value, timestamp }| ChangelogRecord {
             key,
-            value,
+            value: value.map(|value| values.slice(value)),
             timestamp: Some(timestamp),
             headers: Headers::EMPTY,
-        });
+        }));
+    }
+
+    fn clear(&mut self) {
+        self.pending.clear();
+        self.values.clear();
     }
 }
 
@@ -50,7 +79,7 @@ pub(super) struct ChangeLogging<S: ?Sized> {
 
 impl<S: ?Sized> ChangeLogging<S> {
     pub(super) fn new(inner: Box<S>, value_serde: AnySerde, timestamped: bool) -> Self {
-        Self { log: Log { value_serde, pending: Vec::new() }, timestamped, inner }
+        Self { log: Log { value_serde, pending: Vec::new(), values: Vec::new() }, timestamped, inner }
     }
 
     fn timestamp(&self, value: Option<&ValueAndTimestamp>, context: &RecordContext) -> Timestamp {
@@ -71,7 +100,7 @@ impl<S: StateStore + ?Sized> StateStore for ChangeLogging<S> {
     }
 
     fn drain_changelog(&mut self, out: &mut Vec<ChangelogRecord>) -> Result<()> {
-        out.append(&mut self.log.pending);
+        self.log.drain(out);
         Ok(())
     }
 
@@ -80,7 +109,7 @@ impl<S: StateStore + ?Sized> StateStore for ChangeLogging<S> {
     }
 
     fn discard_uncommitted(&mut self) -> Result<()> {
-        self.log.pending.clear();
+        self.log.clear();
         self.inner.discard_uncommitted()
     }
 

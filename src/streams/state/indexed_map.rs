@@ -72,10 +72,6 @@ impl<K: Ord + Hash + Clone, V> IndexedMap<K, V> {
         self.index = None;
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.rows.iter()
-    }
-
     /// Removes rows that `choose` takes, at most `excess` of them, and lowers `excess` by their number.
     pub(super) fn evict(&mut self, excess: &mut usize, mut choose: impl FnMut(&mut V) -> bool) {
         let index = &mut self.index;

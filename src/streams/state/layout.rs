@@ -3,6 +3,8 @@
 //! All integers are big-endian. Stores write these keys when a change is logged and read them back in a restore;
 //! nothing else depends on the bytes.
 
+use smallvec::SmallVec;
+
 use crate::streams::{
     error::{Result, StreamsError},
     record::{AnyValue, ByteKey, ConsumerRecord, Timestamp},
@@ -11,11 +13,16 @@ use crate::streams::{
 
 /// Key of a window row: key, 8 bytes of start, 4 bytes of sequence number.
 pub fn window_key(key: &[u8], start: Timestamp, seq: u32) -> ByteKey {
-    let mut bytes = Vec::with_capacity(key.len() + 12);
-    bytes.extend_from_slice(key);
-    bytes.extend_from_slice(&start.to_be_bytes());
-    bytes.extend_from_slice(&seq.to_be_bytes());
-    bytes.into()
+    joined(&[key, &start.to_be_bytes(), &seq.to_be_bytes()])
+}
+
+/// Parts one after the other. Short ones need no allocation, neither here nor in the key.
+fn joined(parts: &[&[u8]]) -> ByteKey {
+    let mut bytes = SmallVec::<[u8; 64]>::new();
+    for part in parts {
+        bytes.extend_from_slice(part);
+    }
+    ByteKey::new(&bytes)
 }
 
 /// Undoes [`window_key`]; `None` when the bytes are too short.
@@ -27,11 +34,7 @@ pub fn parse_window_key(bytes: &[u8]) -> Option<(&[u8], Timestamp, u32)> {
 
 /// Key of a session row: key, 8 bytes of end, 8 bytes of start.
 pub fn session_key(key: &[u8], start: Timestamp, end: Timestamp) -> ByteKey {
-    let mut bytes = Vec::with_capacity(key.len() + 16);
-    bytes.extend_from_slice(key);
-    bytes.extend_from_slice(&end.to_be_bytes());
-    bytes.extend_from_slice(&start.to_be_bytes());
-    bytes.into()
+    joined(&[key, &end.to_be_bytes(), &start.to_be_bytes()])
 }
 
 /// Undoes [`session_key`]: key, start, end; `None` when the bytes are too short.

@@ -7,13 +7,13 @@
 //! With `keep_clean` (Kafka Streams' behaviour) flushed entries stay readable, *even after the store below has expired
 //! them* (conformance README 6.2); without it they leave, and a cache changes no result. When the entries outgrow the
 //! budget the store asks for a flush ([`StateStore::wants_flush`](super::StateStore::wants_flush)), which as in Kafka
-//! Streams takes all dirty entries, and then the least recently used clean ones go.
+//! Streams takes all dirty entries, and then clean ones go, those not used since the last round first.
 
 mod key_value;
 mod session;
 mod window;
 
-use std::{collections::BTreeMap, hash::Hash};
+use std::{collections::BTreeMap, hash::Hash, mem};
 
 pub(super) use key_value::CachingKeyValue;
 pub(super) use session::CachingSession;
@@ -32,8 +32,8 @@ struct Entry {
     context: RecordContext,
     /// Place in the order of last writes while dirty, 0 when clean.
     written: u64,
-    /// Place in the order of last uses.
-    used: u64,
+    /// Read or written since the last eviction round.
+    used: bool,
 }
 
 /// A dirty entry on its way out.
@@ -47,58 +47,66 @@ struct Dirty<K> {
 struct Cache<K> {
     options: CacheOptions,
     entries: IndexedMap<K, Entry>,
-    /// Dirty keys by their last write.
-    dirty: BTreeMap<u64, K>,
+    /// Every write in order. Only that whose place its entry names is the last one of its key; the others are skipped.
+    writes: Vec<(u64, K)>,
+    /// Entries that are dirty.
+    dirty: usize,
     tick: u64,
 }
 
 impl<K: Ord + Hash + Clone> Cache<K> {
     fn new(options: CacheOptions) -> Self {
-        Self { options, entries: IndexedMap::default(), dirty: BTreeMap::new(), tick: 0 }
+        Self { options, entries: IndexedMap::default(), writes: Vec::new(), dirty: 0, tick: 0 }
     }
 
-    fn bytes(&self) -> usize {
-        self.entries.len() * (size_of::<K>() + ENTRY_BYTES)
+    /// Entries that fit the budget.
+    fn capacity(&self) -> usize {
+        self.options.max_bytes / (size_of::<K>() + ENTRY_BYTES)
     }
 
     /// Over budget with something to flush.
     fn wants_flush(&self) -> bool {
-        !self.dirty.is_empty() && self.bytes() > self.options.max_bytes
+        self.dirty > 0 && self.entries.len() > self.capacity()
     }
 
     /// `Some(None)`: known to be deleted. `None`: ask below.
     fn get(&mut self, key: &K) -> Option<Option<ValueAndTimestamp>> {
         let entry = self.entries.get_mut(key)?;
-        self.tick += 1;
-        entry.used = self.tick;
+        entry.used = true;
         Some(entry.value.clone())
     }
 
     fn put(&mut self, key: K, value: Option<ValueAndTimestamp>, context: &RecordContext) {
         self.tick += 1;
-        let tick = self.tick;
-        if let Some(entry) = self.entries.get_mut(&key) {
-            if entry.written != 0 {
-                self.dirty.remove(&entry.written);
+        let written = self.tick;
+        let entry = Entry { value, context: context.clone(), written, used: true };
+        match self.entries.get_mut(&key) {
+            Some(known) => {
+                self.dirty += usize::from(known.written == 0);
+                *known = entry;
             }
-            *entry = Entry { value, context: context.clone(), written: tick, used: tick };
-        } else {
-            let entry = Entry { value, context: context.clone(), written: tick, used: tick };
-            self.entries.insert(key.clone(), entry);
+            None => {
+                self.dirty += 1;
+                self.entries.insert(key.clone(), entry);
+            }
         }
-        self.dirty.insert(tick, key);
-        if self.bytes() > self.options.max_bytes {
-            self.evict_clean();
+        self.writes.push((written, key));
+        if self.writes.len() > 2 * self.dirty + 1024 {
+            // Mostly rewrites of the same keys: keep the last of each.
+            let entries = &self.entries;
+            self.writes
+                .retain(|(written, key)| entries.get(key).is_some_and(|entry| entry.written == *written));
         }
+        self.evict_clean();
     }
 
     /// Takes the dirty entries in order of their last write and leaves them clean, or gone.
     fn take_dirty(&mut self) -> Vec<Dirty<K>> {
-        let dirty = std::mem::take(&mut self.dirty);
-        let mut out = Vec::with_capacity(dirty.len());
-        for key in dirty.into_values() {
-            // The key of a dirty mark is always in the table: a dirty entry never leaves it.
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
+        let mut out = Vec::with_capacity(self.dirty);
+        for (written, key) in mem::take(&mut self.writes) {
+            let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.written == written) else {
+                continue;
+            };
             entry.written = 0;
             let value = entry.value.clone();
             let context = entry.context.clone();
@@ -107,36 +115,38 @@ impl<K: Ord + Hash + Clone> Cache<K> {
             }
             out.push(Dirty { key, value, context });
         }
-        if !self.options.keep_clean {
-            self.entries.clear();
-        } else if self.bytes() > self.options.max_bytes {
+        self.dirty = 0;
+        if self.options.keep_clean {
             self.evict_clean();
+        } else {
+            self.entries.clear();
         }
         out
     }
 
-    /// Drops least recently used clean entries until a tenth of the budget is free again, so that this is rare.
+    /// Over the budget drops clean entries until a tenth of it is free again, so that this is rare: those not used
+    /// since the last round first.
     fn evict_clean(&mut self) {
-        let entry_bytes = size_of::<K>() + ENTRY_BYTES;
-        let keep = (self.options.max_bytes / 10 * 9) / entry_bytes;
-        let mut clean: Vec<(u64, K)> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.written == 0)
-            .map(|(key, entry)| (entry.used, key.clone()))
-            .collect();
-        if clean.is_empty() {
+        let capacity = self.capacity();
+        let (entries, clean) = (self.entries.len(), self.entries.len() - self.dirty);
+        // With few clean entries a round would cost more than it frees; the flush asked for makes all clean.
+        if entries <= capacity || clean < entries / 10 {
             return;
         }
-        clean.sort_unstable();
-        for (_, key) in clean.into_iter().take(self.entries.len().saturating_sub(keep)) {
-            self.entries.remove(&key);
+        let mut excess = entries - capacity / 10 * 9;
+        for round in 0..2 {
+            self.entries.evict(&mut excess, |entry| {
+                let goes = entry.written == 0 && (round == 1 || !entry.used);
+                entry.used = false;
+                goes
+            });
         }
     }
 
     fn clear(&mut self) {
         self.entries.clear();
-        self.dirty.clear();
+        self.writes.clear();
+        self.dirty = 0;
     }
 
     /// Lays the entries of a key range over rows from below: replaced, removed or added. Returns rows in the order of `K`.
