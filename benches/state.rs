@@ -10,8 +10,8 @@ use sluice::streams::{
     record::{ByteKey, ConsumerRecord, Headers, RecordContext},
     serdes::HasSerde,
     state::{
-        Backend, CacheOptions, KeyValueStore, Order, SavePolicy, SavedOffsets, SessionStore, Store, StoreBuilder,
-        StoreEnvironment, StoreKind, TaskDb, TaskDbOptions, ValueAndTimestamp, WindowStore,
+        Backend, CacheOptions, KeyValueStore, Order, SavePolicy, SavedOffsets, SessionStore, Store,
+        StoreBuilder, StoreEnvironment, StoreKind, TaskDb, TaskDbOptions, ValueAndTimestamp, WindowStore,
     },
 };
 
@@ -32,7 +32,12 @@ fn key(number: u64) -> ByteKey {
 }
 
 fn context() -> RecordContext {
-    RecordContext { topic: Some("in".into()), timestamp: 1, headers: Headers::EMPTY, ..RecordContext::default() }
+    RecordContext {
+        topic: Some("in".into()),
+        timestamp: 1,
+        headers: Headers::EMPTY,
+        ..RecordContext::default()
+    }
 }
 
 fn count(value: i64) -> ValueAndTimestamp {
@@ -218,7 +223,9 @@ fn windows(criterion: &mut Criterion) {
             time += 1;
             let key = keys.next();
             let store = window(&mut store);
-            black_box(store.fetch_range(&key, time - 900_000, time + 900_000, Order::Forward).expect("a probe"));
+            black_box(
+                store.fetch_range(&key, time - 900_000, time + 900_000, Order::Forward).expect("a probe"),
+            );
             store.put(key, Some(count(time)), time, &context).expect("a write");
             if time % 1000 == 0 {
                 store.drain_changelog(&mut log).expect("the changes");

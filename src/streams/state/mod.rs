@@ -1,6 +1,6 @@
 //! State stores: what a task remembers.
 //!
-//! Layers, outermost first, as in Kafka Streams: caching ([`caching`]) over change-logging over an inner store
+//! Layers, outermost first, as in Kafka Streams: caching over change-logging over an inner store
 //! that is memory, or memory over SQLite ("write buffer over SQLite"). Order matters: what the cache collapses is
 //! logged once.
 //!

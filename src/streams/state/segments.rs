@@ -155,6 +155,8 @@ pub(super) struct Segments {
     segments: BTreeMap<i64, Segment>,
     /// Slots in memory.
     len: usize,
+    /// Slots loaded from the file since the last eviction for their sake.
+    loads: usize,
     durable: Option<Durable>,
 }
 
@@ -174,6 +176,7 @@ impl Segments {
             observed: -1,
             segments: BTreeMap::new(),
             len: 0,
+            loads: 0,
             durable: None,
         };
         if let Some(table) = table {
@@ -362,13 +365,20 @@ impl Segments {
     /// Brings the rows of a key into memory in the segments `from..=to`.
     fn load_key(&mut self, key: &[u8], from: i64, to: i64) -> Result<()> {
         let Some(durable) = &self.durable else { return Ok(()) };
+        let budget = durable.table.shared().budget_bytes() / ROW_BYTES;
         for (id, segment) in self.segments.range_mut(from..=to) {
             if let Some(loaded) = &mut segment.loaded
                 && !loaded.contains(key)
             {
+                // Forgetting what is loaded is always safe: rows in memory are newer than those of the file.
+                if loaded.len() as u64 > budget {
+                    loaded.clear();
+                }
                 loaded.insert(ByteKey::new(key));
                 let rows = durable.table.of_segment_key(*id, key)?;
-                self.len += segment.load(rows);
+                let added = segment.load(rows);
+                self.len += added;
+                self.loads += added;
             }
         }
         Ok(())
@@ -380,11 +390,25 @@ impl Segments {
         for (id, segment) in self.segments.range_mut(from..=to) {
             if segment.loaded.is_some() {
                 let rows = durable.table.of_segment(*id)?;
-                self.len += segment.load(rows);
+                let added = segment.load(rows);
+                self.len += added;
+                self.loads += added;
                 segment.loaded = None;
             }
         }
         Ok(())
+    }
+
+    /// Reading may load; this keeps what is loaded within the budget. Called before a read, never within one.
+    fn bound_loaded(&mut self) {
+        // Only what was loaded can be let go here (the rest was looked at when its save ended), and a round costs as
+        // much as there are rows: so not before a good part of the budget has been loaded.
+        let budget =
+            self.durable.as_ref().map_or(0, |durable| durable.table.shared().budget_bytes() / ROW_BYTES);
+        if self.loads as u64 > budget / 8 + 1024 {
+            self.loads = 0;
+            self.evict();
+        }
     }
 
     /// One row, if a read by key sees it.
@@ -393,6 +417,7 @@ impl Segments {
             return Ok(None);
         }
         let id = time / self.interval_ms;
+        self.bound_loaded();
         self.load_key(key, id, id)?;
         let slots = self.segments.get(&id).and_then(|segment| segment.rows.get(key));
         Ok(slots.and_then(|slots| {
@@ -409,6 +434,7 @@ impl Segments {
             return Ok(found);
         }
         let (first, last) = (from / self.interval_ms, to / self.interval_ms);
+        self.bound_loaded();
         self.load_key(key, first, last)?;
         for (_, segment) in self.segments.range(first..=last) {
             let Some(slots) = segment.rows.get(key) else { continue };
@@ -425,6 +451,7 @@ impl Segments {
             return Ok(found);
         }
         let (first, last) = (from / self.interval_ms, to / self.interval_ms);
+        self.bound_loaded();
         self.load(first, last)?;
         for (_, segment) in self.segments.range(first..=last) {
             match &segment.by_time {

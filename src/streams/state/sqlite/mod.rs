@@ -11,6 +11,8 @@
 
 mod open;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -113,10 +115,24 @@ pub(super) struct Shared {
     _lock: File,
 }
 
-/// The state file of one task. Clones are the same file.
+/// The state file of one task. Clones are the same file. Dropping the last one waits for a running save; the file is
+/// free for another process when the stores built over it are gone too.
 #[derive(Clone)]
 pub struct TaskDb {
     shared: Arc<Shared>,
+    _close: Arc<WaitForSave>,
+}
+
+/// Waits for a running save when dropped: a thread that still writes would keep the file locked after its task is gone.
+struct WaitForSave(Arc<Shared>);
+
+impl Drop for WaitForSave {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.finish_save() {
+            // Nobody is left to handle it. The file is behind, as after a crash, and is replayed from there.
+            tracing::warn!(task = self.0.task, %error, "the last save before the task was dropped failed");
+        }
+    }
 }
 
 impl fmt::Debug for TaskDb {
@@ -149,7 +165,8 @@ impl TaskDb {
             state: Mutex::new(SaveState { saved: opened.saved, ..SaveState::default() }),
             _lock: opened.lock,
         };
-        Ok((Self { shared: Arc::new(shared) }, saved))
+        let shared = Arc::new(shared);
+        Ok((Self { _close: Arc::new(WaitForSave(shared.clone())), shared }, saved))
     }
 
     /// Deletes the file and what belongs to it. No [`TaskDb`] may have it open.

@@ -6,7 +6,6 @@
 
 mod buffer;
 mod caching;
-mod file;
 mod key_value;
 mod session;
 mod versioned;
@@ -144,7 +143,6 @@ impl Rig {
                 drop(db);
                 // Drops the old store and with it the last use of the old file.
                 self.store = self.builder.build(&StoreEnvironment::default()).unwrap();
-                wait_until_unlocked(self.folder.path());
                 restore_copy(self.folder.path(), copy);
                 let (store, db, saved) = build(&self.builder, self.stack, &self.folder);
                 (self.store, self.db) = (store, db);
@@ -221,10 +219,4 @@ fn restore_copy(folder: &std::path::Path, files: Files) {
     for (name, bytes) in files {
         std::fs::write(folder.join(name), bytes).unwrap();
     }
-}
-
-/// A saver thread may still hold the old file for a moment.
-fn wait_until_unlocked(folder: &std::path::Path) {
-    let lock = std::fs::File::create(folder.join("0_0.db.lock")).unwrap();
-    lock.lock().unwrap();
 }

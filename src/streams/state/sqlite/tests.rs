@@ -1,13 +1,18 @@
 //! The state file: what is refused and how, what anyone can read in it, and that it is closed cleanly.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use rusqlite::Connection;
+use tempfile::TempDir;
 
-use super::*;
 use crate::streams::{
-    error::{ProcessingError, StreamsError},
-    serdes::{AnySerde, ColumnSerde, Serde, SqlValue},
+    error::{ProcessingError, Result, StreamsError},
+    record::{AnyValue, ByteKey, TopicPartition},
+    serdes::{AnySerde, ColumnSerde, HasSerde, Serde, SqlValue},
+    state::{
+        SavedOffsets, Store, StoreBuilder, StoreEnvironment, StoreKind, TaskDb, ValueAndTimestamp,
+        tests::{at, db_options, text},
+    },
 };
 
 fn open(folder: &TempDir) -> Result<(TaskDb, SavedOffsets)> {
@@ -32,7 +37,7 @@ fn filled(folder: &TempDir, rows: usize) -> SavedOffsets {
     }
     let mut offsets = SavedOffsets::default();
     offsets.changelog.insert("clicks".to_owned(), rows as i64);
-    offsets.inputs.insert(crate::streams::record::TopicPartition::new("in", 3), 17);
+    offsets.inputs.insert(TopicPartition::new("in", 3), 17);
     offsets.clocks.insert("agg/stream-time".to_owned(), -1);
     db.save_now(&mut [store.as_state_store()], offsets.clone()).unwrap();
     offsets
