@@ -67,10 +67,14 @@ impl StateStore for WindowTable {
             };
             let value = restored_value(&self.name, &self.value_serde, record)?;
             let value = value.map(|value| ValueAndTimestamp { value, timestamp: record.timestamp });
-            self.set(ByteKey::new(key), value, start, seq);
             if self.duplicates {
                 self.seq = self.seq.max(seq);
+                if value.is_none() {
+                    // It was logged, but never put: it does not advance observed time either.
+                    continue;
+                }
             }
+            self.set(ByteKey::new(key), value, start, seq);
         }
         // They were counted when they were first refused.
         self.dropped = dropped;

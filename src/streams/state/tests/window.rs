@@ -24,10 +24,10 @@ struct Model {
 impl Model {
     fn put(&mut self, key: &[u8], value: Option<(String, Timestamp)>, start: Timestamp) {
         if self.duplicates {
+            self.seq += 1;
             if value.is_none() {
                 return;
             }
-            self.seq += 1;
         }
         self.observed = self.observed.max(start);
         let accepted = if self.in_memory {
