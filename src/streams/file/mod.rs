@@ -16,6 +16,8 @@ pub mod diagnostic;
 pub mod expression;
 pub mod json;
 pub mod lower;
+#[cfg(test)]
+mod mistakes;
 pub mod parse;
 pub mod plan;
 pub mod reader;

@@ -21,6 +21,8 @@ pub struct File {
     pub group: Option<Text>,
     /// The nodes, in the order of the file.
     pub nodes: Vec<Node>,
+    /// Names of nodes that could not be read: their readers are not to blame.
+    pub broken: Vec<String>,
 }
 
 /// A named node.
@@ -212,27 +214,21 @@ pub struct To {
 /// Node kinds that the format knows and this version does not run; saying so beats "unknown key".
 const LATER: &[&str] = &["split", "global"];
 
-/// Parses. Everything that is wrong is in the error.
-pub fn parse(file_name: &str, text: &str) -> Result<File, Diagnostics> {
+/// Parses. What can be read is returned beside the mistakes, so that the plan can look for more; `None` when that makes no sense.
+pub fn parse(file_name: &str, text: &str) -> (Option<File>, Diagnostics) {
     let diagnostics = RefCell::new(Diagnostics::new(file_name, text));
     let document = match Document::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            let mut diagnostics = diagnostics.into_inner();
             let message = error.message().lines().next().unwrap_or("not TOML").to_owned();
-            diagnostics.push(Diagnostic::new(error.span().unwrap_or(0..0), message));
-            diagnostics.into_result()?;
-            return Err(Diagnostics::new(file_name, text));
+            diagnostics.borrow_mut().push(Diagnostic::new(error.span().unwrap_or(0..0), message));
+            return (None, diagnostics.into_inner());
         }
     };
     let root = Section::new(document.as_table(), "the file".into(), 0..0, &diagnostics);
     let file = read_file(&root);
     root.finish();
-    let diagnostics = diagnostics.into_inner();
-    match file {
-        Some(file) => diagnostics.into_result().map(|()| file),
-        None => Err(diagnostics.into_result().err().unwrap_or_else(|| Diagnostics::new(file_name, text))),
-    }
+    (file, diagnostics.into_inner())
 }
 
 fn read_file(root: &Section<'_>) -> Option<File> {
@@ -253,6 +249,7 @@ fn read_file(root: &Section<'_>) -> Option<File> {
     }
     let mut nodes: Vec<Node> = Vec::new();
     let mut known: Vec<Text> = Vec::new();
+    let mut broken: Vec<String> = Vec::new();
     let kinds: [(&'static str, ReadBody); 8] = [
         ("source", read_source),
         ("dedupe", read_dedupe),
@@ -270,8 +267,9 @@ fn read_file(root: &Section<'_>) -> Option<File> {
             let body = read(&section);
             let to = if kind == "source" { None } else { read_to(&section) };
             section.finish();
-            if let Some(body) = body {
-                nodes.push(Node { name, body, to });
+            match body {
+                Some(body) => nodes.push(Node { name, body, to }),
+                None => broken.push(name.value),
             }
         }
     }
@@ -279,6 +277,7 @@ fn read_file(root: &Section<'_>) -> Option<File> {
         for (name, section) in root.sections(kind) {
             section
                 .report(Diagnostic::new(name.span, format!("`[{kind}.…]` is not available in this version")));
+            broken.push(name.value);
         }
     }
     if nodes.is_empty() && known.is_empty() {
@@ -287,7 +286,9 @@ fn read_file(root: &Section<'_>) -> Option<File> {
         );
     }
     nodes.sort_by_key(|node| node.name.span.start);
-    Some(File { app: app?, group, nodes })
+    // Without a name the rest can still be looked through.
+    let app = app.unwrap_or_else(|| Spanned::new(String::new(), 0..0));
+    Some(File { app, group, nodes, broken })
 }
 
 type ReadBody = fn(&Section<'_>) -> Option<Body>;
@@ -368,7 +369,8 @@ fn read_source(section: &Section<'_>) -> Option<Body> {
     if fields.as_ref().is_none_or(Vec::is_empty) && (fields.is_some() || !section.has("fields")) {
         section.missing("fields", "write the fields that the topology reads: `fields = { id = \"int\" }`");
     }
-    Some(Body::Source(Source { topic: topic?, time, key, max_future, bad, fields: fields? }))
+    let topic = topic.unwrap_or_else(|| Spanned::new(section.what.clone(), section.span.clone()));
+    Some(Body::Source(Source { topic, time, key, max_future, bad, fields: fields? }))
 }
 
 fn read_dedupe(section: &Section<'_>) -> Option<Body> {
@@ -382,7 +384,8 @@ fn read_dedupe(section: &Section<'_>) -> Option<Body> {
         );
     }
     let within = positive(section, "within", within);
-    Some(Body::Dedupe { from: from?, by: by?, within: within? })
+    let within = within.unwrap_or_else(|| Spanned::new(1, section.span.clone()));
+    Some(Body::Dedupe { from: from?, by: by?, within })
 }
 
 fn read_stream(section: &Section<'_>) -> Option<Body> {
@@ -433,7 +436,7 @@ fn read_table(section: &Section<'_>) -> Option<Body> {
         section.missing("group_by", "write `group_by = [\"column\"]`: one result per key");
     }
     let windowed = section.has("window");
-    let window = section.section("window").and_then(|inner| read_window(section, inner));
+    let window = section.section("window").map(|inner| read_window(section, inner));
     let emit = section.section("emit").map(read_emit).unwrap_or_default();
     if !windowed && (emit.on_close || emit.with_final) {
         section.report(
@@ -452,7 +455,7 @@ fn read_table(section: &Section<'_>) -> Option<Body> {
         from: from?,
         filter,
         group_by: group_by?,
-        window: if windowed { Some(window?) } else { None },
+        window,
         emit,
         select: select?,
         having,
@@ -461,7 +464,8 @@ fn read_table(section: &Section<'_>) -> Option<Body> {
     }))
 }
 
-fn read_window(table: &Section<'_>, section: Section<'_>) -> Option<Window> {
+fn read_window(table: &Section<'_>, section: Section<'_>) -> Window {
+    let section_span = section.span.clone();
     for kind in ["hopping", "sliding", "session"] {
         if section.has(kind) {
             section.report(
@@ -477,7 +481,7 @@ fn read_window(table: &Section<'_>, section: Section<'_>) -> Option<Window> {
     section.text("sliding");
     section.text("session");
     let size = section.duration("tumbling");
-    if size.is_none() && !section.has("tumbling") {
+    if size.is_none() && !["tumbling", "hopping", "sliding", "session"].iter().any(|kind| section.has(kind)) {
         section.missing("tumbling", "write `tumbling = \"1m\"`: the length of a window");
     }
     let size = positive(&section, "tumbling", size);
@@ -490,7 +494,9 @@ fn read_window(table: &Section<'_>, section: Section<'_>) -> Option<Window> {
     }
     let zone = section.text("zone");
     section.finish();
-    Some(Window { size: size?, grace: grace?, zone })
+    // With something in the place of what is missing, the rest of the node is looked through, too.
+    let assumed = |ms| Spanned::new(ms, section_span.clone());
+    Window { size: size.unwrap_or_else(|| assumed(60_000)), grace: grace.unwrap_or_else(|| assumed(0)), zone }
 }
 
 fn read_emit(section: Section<'_>) -> Emit {
@@ -569,7 +575,8 @@ fn read_join(section: &Section<'_>) -> Option<Body> {
     if select.is_none() && !section.has("select") {
         section.missing("select", "write `select = { … }`: the columns of the result, as `node.column`");
     }
-    let (before, after, grace) = within?;
+    let assumed = || Spanned::new(1, section.span.clone());
+    let (before, after, grace) = within.unwrap_or_else(|| (0, assumed(), assumed()));
     Some(Body::Join(Join {
         left: left?,
         right: right?,

@@ -32,7 +32,8 @@ use super::{
 pub fn check(text: &str, scope: &Scope) -> Result<Typed> {
     let source = Source::new(text);
     let tree = parse(&source)?;
-    let typed = Checker { source: &source, scope, aggregates: None }.expression(&tree)?;
+    let typed =
+        Checker { source: &source, scope, aggregates: None, inside_aggregate: false }.expression(&tree)?;
     settled(typed)
 }
 
@@ -57,7 +58,12 @@ pub fn check_select(
 ) -> Result<Typed> {
     let source = Source::new(text);
     let tree = parse(&source)?;
-    let mut checker = Checker { source: &source, scope: output, aggregates: Some((input, aggregates)) };
+    let mut checker = Checker {
+        source: &source,
+        scope: output,
+        aggregates: Some((input, aggregates)),
+        inside_aggregate: false,
+    };
     let typed = checker.expression(&tree)?;
     settled(typed)
 }
@@ -76,6 +82,7 @@ struct Checker<'a, 'b> {
     scope: &'a Scope,
     /// Where aggregates are allowed: the scope of their arguments, and the list they go to.
     aggregates: Option<(&'a Scope, &'b mut Vec<Aggregate>)>,
+    inside_aggregate: bool,
 }
 
 impl Checker<'_, '_> {
@@ -467,6 +474,10 @@ impl Checker<'_, '_> {
         span: Range<usize>,
     ) -> Result<Typed> {
         let (arguments, distinct) = self.arguments(function, name, &span)?;
+        if self.inside_aggregate {
+            return Err(ExpressionError::new(span, "an aggregate cannot stand inside another")
+                .help("make the inner one in a table, and read that table in the next"));
+        }
         let Some((input, aggregates)) = self.aggregates.take() else {
             return Err(ExpressionError::new(
                 span,
@@ -474,7 +485,8 @@ impl Checker<'_, '_> {
             ));
         };
         // Inside of an aggregate the input's columns are seen, and no further aggregate.
-        let mut inner = Checker { source: self.source, scope: input, aggregates: None };
+        let mut inner =
+            Checker { source: self.source, scope: input, aggregates: None, inside_aggregate: true };
         let built = (|| {
             let filter = match &function.filter {
                 Some(filter) => Some(boolean(inner.expression(filter)?, "`filter (where …)`")?),

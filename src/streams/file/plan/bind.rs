@@ -29,20 +29,20 @@ const MS_PER_DAY: i64 = 86_400_000;
 /// How long a closed window stays readable when the file does not say, ms.
 const RETENTION_MS: i64 = MS_PER_DAY;
 
-/// Binds the file; with `needed`, only those columns of sources and projections.
+/// Binds the file, adding to the mistakes already known; with `needed`, only those columns of sources and projections.
 pub fn bind(
-    file_name: &str,
     text: &str,
     file: &File,
     processors: &BTreeSet<String>,
     needed: Option<&Needed>,
+    diagnostics: Diagnostics,
 ) -> Result<Plan, Diagnostics> {
     let mut binder = Binder {
         text,
         file,
         processors,
         needed,
-        diagnostics: Diagnostics::new(file_name, text),
+        diagnostics,
         nodes: Vec::new(),
         positions: BTreeMap::new(),
         topics: BTreeMap::new(),
@@ -104,7 +104,7 @@ impl<'a> Binder<'a> {
         let mut order: Vec<usize> = Vec::new();
         for node in &file.nodes {
             for input in inputs(node) {
-                if position(&input.value).is_none() {
+                if position(&input.value).is_none() && !file.broken.contains(&input.value) {
                     let names = file.nodes.iter().map(|node| node.name.value.as_str());
                     let names = names.filter(|name| *name != node.name.value);
                     let error =
@@ -684,7 +684,8 @@ impl<'a> Binder<'a> {
                 .positions
                 .get(store.value.as_str())
                 .is_some_and(|at| matches!(self.nodes[*at].operator, Operator::Table(_)));
-            let known = self.file.nodes.iter().any(|node| node.name.value == store.value);
+            let known = self.file.broken.contains(&store.value)
+                || self.file.nodes.iter().any(|node| node.name.value == store.value);
             // A table that is wrong itself was reported there.
             let skipped = known && !self.positions.contains_key(store.value.as_str());
             if !is_table && !skipped {

@@ -177,11 +177,15 @@ pub struct SinkPlan {
 
 /// Reads, checks and plans a file. `processors` are the registered names.
 pub fn plan(file_name: &str, text: &str, processors: &BTreeSet<String>) -> Result<Plan, Diagnostics> {
-    let file = parse::parse(file_name, text)?;
-    let whole = bind::bind(file_name, text, &file, processors, None)?;
+    let (file, mistakes) = parse::parse(file_name, text);
+    let Some(file) = file else {
+        mistakes.into_result()?;
+        return Err(Diagnostics::new(file_name, text));
+    };
+    let whole = bind::bind(text, &file, processors, None, mistakes)?;
     let needed = prune::needed(&whole);
     // The same file with the columns that somebody reads: what was right with all of them is right with fewer.
-    bind::bind(file_name, text, &file, processors, Some(&needed))
+    bind::bind(text, &file, processors, Some(&needed), Diagnostics::new(file_name, text))
 }
 
 impl Plan {
