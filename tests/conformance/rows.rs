@@ -67,6 +67,17 @@ fn with_headers(mut row: Json, record: &ProducerRecord) -> Json {
     row
 }
 
+/// The JSON text of a key with its fields in the order the files have them.
+pub fn key_text(key: &Json) -> String {
+    match key.as_object() {
+        Some(windowed) => {
+            let field = |name: &str| windowed.get(name).map(ToString::to_string).unwrap_or_default();
+            format!("{{\"key\":{},\"start\":{},\"end\":{}}}", field("key"), field("start"), field("end"))
+        }
+        None => key.to_string(),
+    }
+}
+
 /// A record of a sink topic.
 pub fn output(record: &ProducerRecord, output: Output, at: i64) -> Shown<Json> {
     let key_serde = match output.key {
@@ -132,6 +143,54 @@ fn time(bytes: &[u8]) -> i64 {
     bytes.try_into().map(i64::from_be_bytes).unwrap_or(i64::MIN)
 }
 
+/// A row of a suppress buffer (streams-semantics 3.1, format 3): context, prior, old and new value, buffer time.
+fn buffered(bytes: &[u8], serde: &AnySerde) -> Shown<Json> {
+    struct Reader<'a>(&'a [u8]);
+    impl<'a> Reader<'a> {
+        fn take(&mut self, count: usize) -> Shown<&'a [u8]> {
+            let (taken, rest) = self.0.split_at_checked(count).ok_or("a buffered row ends early")?;
+            self.0 = rest;
+            Ok(taken)
+        }
+
+        fn int(&mut self) -> Shown<i32> {
+            self.take(4).map(|bytes| bytes.try_into().map_or(i32::MIN, i32::from_be_bytes))
+        }
+
+        fn bytes(&mut self, length: i32) -> Shown<Option<&'a [u8]>> {
+            if length < 0 { Ok(None) } else { self.take(length as usize).map(Some) }
+        }
+    }
+    let mut row = Reader(bytes);
+    let record_ts = time(row.take(8)?);
+    row.take(8)?;
+    let topic = row.int()?;
+    row.bytes(topic)?;
+    row.take(4)?;
+    for _ in 0..row.int()? {
+        let name = row.int()?;
+        row.bytes(name)?;
+        let value = row.int()?;
+        row.bytes(value)?;
+    }
+    let length = row.int()?;
+    let prior = row.bytes(length)?;
+    let old = match row.int()? {
+        -2 => prior,
+        length => row.bytes(length)?,
+    };
+    let length = row.int()?;
+    let new = row.bytes(length)?;
+    let show = |bytes| decoded(serde, bytes, value);
+    Ok(json!({
+        "prior": show(prior)?,
+        "old": show(old)?,
+        "new": show(new)?,
+        "record_ts": record_ts,
+        "buffer_time": time(row.take(8)?),
+    }))
+}
+
 /// A record of a store's changelog.
 pub fn changelog(record: &ProducerRecord, store: &StoreBuilder, at: i64) -> Shown<Json> {
     let bytes = record.key.as_deref().unwrap_or_default();
@@ -154,7 +213,10 @@ pub fn changelog(record: &ProducerRecord, store: &StoreBuilder, at: i64) -> Show
             json!({ "key": inner(key)?, "start": time(&tail[8..]), "end": time(&tail[..8]) })
         }
     };
-    let value = decoded(&store.value_serde, record.value.as_deref(), value)?;
+    let value = match (&store.kind, record.value.as_deref()) {
+        (StoreKind::Buffer, Some(bytes)) => buffered(bytes, &store.value_serde)?,
+        (_, bytes) => decoded(&store.value_serde, bytes, value)?,
+    };
     Ok(json!({ "key": key, "value": value, "ts": record.timestamp, "at": at }))
 }
 

@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
                     }
                     if matches!(builder.kind, sluice::streams::state::StoreKind::Buffer) {
                         // The reference writes these in a hash order; the files sort one step's by key.
-                        of_step.sort_by_key(|row| row["key"].to_string());
+                        of_step.sort_by_key(|row| rows::key_text(&row["key"]));
                     }
                     list.extend(of_step);
                 } else if let Some((decoder, regrouped)) = self.repartitions.get(inner) {

@@ -249,6 +249,19 @@ impl Segments {
         }
     }
 
+    /// The segment a time belongs to.
+    pub(super) fn segment_of(&self, time: Timestamp) -> i64 {
+        time / self.interval_ms
+    }
+
+    /// The smallest time a listing of all rows sees: as an emission scan where rows are ordered by time.
+    pub(super) fn listed_from(&self) -> Timestamp {
+        match self.listing {
+            Listing::Time => self.retained_from(),
+            Listing::SegmentThenKey => self.visible_from(),
+        }
+    }
+
     fn first_alive(&self) -> i64 {
         (self.observed - self.retention_ms) / self.interval_ms
     }

@@ -131,13 +131,29 @@ impl SessionStore for SessionTable {
         };
         let rows = self.rows.list(from.max(0), to)?.into_iter();
         let mut rows: Vec<_> = rows.map(|(key, row)| session_row(key, row)).collect();
-        rows.sort_by(|a, b| (a.end, &a.key, a.start).cmp(&(b.end, &b.key, b.start)));
+        match self.rows.expiry() {
+            // Kafka's time-first session schema is end, start, key; its in-memory store nests end, key, start.
+            super::segments::Expiry::Segment => {
+                rows.sort_by(|a, b| (a.end, a.start, &a.key).cmp(&(b.end, b.start, &b.key)));
+            }
+            super::segments::Expiry::Row => {
+                rows.sort_by(|a, b| (a.end, &a.key, a.start).cmp(&(b.end, &b.key, b.start)));
+            }
+        }
         Ok(rows)
     }
 
     fn all(&mut self) -> Result<Vec<SessionRow>> {
         let from = self.rows.visible_from().max(0);
         let rows = self.rows.list(from, Timestamp::MAX)?.into_iter();
-        Ok(rows.map(|(key, row)| session_row(key, row)).collect())
+        let mut rows: Vec<_> = rows.map(|(key, row)| session_row(key, row)).collect();
+        if self.rows.expiry() == super::segments::Expiry::Segment {
+            // A listing goes by key within a segment, also where the store's own order is by time.
+            let segment = |row: &SessionRow| self.rows.segment_of(row.end);
+            rows.sort_by(|a, b| {
+                (segment(a), &a.key, a.end, a.start).cmp(&(segment(b), &b.key, b.end, b.start))
+            });
+        }
+        Ok(rows)
     }
 }

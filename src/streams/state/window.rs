@@ -153,7 +153,8 @@ impl WindowStore for WindowTable {
     }
 
     fn all(&mut self) -> Result<Vec<WindowRow>> {
-        self.fetch_all(0, Timestamp::MAX)
+        let from = self.rows.listed_from().max(0);
+        Ok(self.rows.list(from, Timestamp::MAX)?.into_iter().map(|(key, row)| window_row(key, row)).collect())
     }
 
     fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>> {
