@@ -8,7 +8,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::ConfigError;
+use crate::{
+    config::ConfigError,
+    coupon::{
+        clock::UtcMicros,
+        ids::{CouponId, UserId},
+    },
+};
 
 /// First-come-first-served coupons, and the Kafka Streams for Rust that runs under them.
 #[derive(Debug, Parser)]
@@ -51,6 +57,13 @@ pub enum Command {
     Topology(TopologyCommand),
     /// Compare ledger, gate, log and derived topics, and say which invariant (I1 to I9) is broken, where.
     Verify(VerifyArgs),
+    /// Show what every user coupon was at a moment, or replay the history and compare it with the tables.
+    Audit(AuditArgs),
+    /// Hold gate, history and outbox against the ledger, campaign by campaign, and repair the gate.
+    Reconcile(ReconcileArgs),
+    /// Look at events the log refused for good, and have them sent again.
+    #[command(subcommand)]
+    Outbox(OutboxCommand),
     /// Create or check the topics of the service.
     #[command(subcommand)]
     Topics(TopicsCommand),
@@ -175,6 +188,76 @@ pub struct TopologyFile {
     /// A topology file; builtin:NAME is one shipped in the binary.
     #[arg(value_name = "FILE")]
     pub file: String,
+}
+
+/// Ask the history.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:
+  sluice audit --as-of 2026-03-01T09:00:00+09:00 --user 7   what user 7 held then
+  sluice audit replay                                      exit code 1 and the differences, if there are any"
+)]
+pub struct AuditArgs {
+    /// The moment, RFC 3339 with an offset.
+    #[arg(long, value_name = "TIME")]
+    pub as_of: Option<UtcMicros>,
+    /// Only of this campaign.
+    #[arg(long, value_name = "ID", value_parser = id::<CouponId>)]
+    pub coupon: Option<CouponId>,
+    /// Only of this user.
+    #[arg(long, value_name = "ID", value_parser = id::<UserId>)]
+    pub user: Option<UserId>,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Replay instead.
+    #[command(subcommand)]
+    pub command: Option<AuditCommand>,
+}
+
+/// What else to ask the history.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Replay the whole history and compare it with the tables.
+    Replay {
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Hold everything against the ledger.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(
+    after_help = "Seats on their way and events on their way are no drift. Exit code 0: no drift; 1: drift, or what is
+left of it after --fix. Only a gate in Redis can be asked from another process."
+)]
+pub struct ReconcileArgs {
+    /// Rebuild the gate of every campaign it differs in, then look again.
+    #[arg(long)]
+    pub fix: bool,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The outbox.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum OutboxCommand {
+    /// List events the log refused for good; later events of the same user wait behind them.
+    Parked,
+    /// Have a parked event sent again, once the log would take it.
+    Resume {
+        /// The row, as `parked` lists it.
+        id: i64,
+    },
+}
+
+/// Parses an id of the domain.
+fn id<T: TryFrom<i64, Error = String>>(text: &str) -> Result<T, String> {
+    let number: i64 = text.parse().map_err(|_| format!("must be a positive whole number, not `{text}`"))?;
+    T::try_from(number)
 }
 
 /// A part of the service.

@@ -4,6 +4,7 @@
 //! [`run`] dispatches a command line; `parts` builds single parts, `serve` runs them together, `topics` knows which
 //! topics the service has.
 
+mod audit;
 mod demo;
 mod parts;
 mod serve;
@@ -53,6 +54,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Streams(StreamsCommand::Run(args)) => block_on(streams::run::run(config, args)),
         Command::Topology(_) => unreachable!("answered above"),
         Command::Verify(args) => block_on(verify::run(config, args)),
+        Command::Audit(args) => block_on(audit::audit(config, args)),
+        Command::Reconcile(args) => block_on(audit::reconcile(config, args)),
+        Command::Outbox(command) => block_on(audit::outbox(config, command)),
         Command::Topics(command) => check_topics(&config, command),
         Command::Config(ConfigCommand::Check) => {
             println!("the configuration is valid");

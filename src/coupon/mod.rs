@@ -21,6 +21,7 @@ pub mod model;
 pub mod outbox;
 pub mod query;
 mod rebuild;
+pub mod reconcile;
 pub mod redeem;
 pub mod relay;
 pub mod service;

@@ -21,7 +21,7 @@ use sluice::coupon::{
     db::{DbConfig, DbError, Param},
     error::{Outcome, Refusal},
     event::{Event, SCHEMA_VERSION},
-    gate::embedded::EmbeddedGate,
+    gate::{Gate, embedded::EmbeddedGate},
     ids::{CouponId, UserCouponId, UserId},
     ledger::{Issuance, KeyLookup, KeyedResponse, Ledger, Recorded},
     model::{Coupon, CouponStatus, UserCoupon, UserCouponStatus},
@@ -97,6 +97,21 @@ impl Fixture {
 
     pub async fn issue(&self, coupon: CouponId, who: i64) -> Outcome<UserCoupon> {
         self.service.issue(coupon, user(who), &context("r")).await
+    }
+
+    /// Waits until the gate has been told of every row.
+    pub async fn until_confirmed(&self, coupon: CouponId) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while self.gate.stock(coupon).await.unwrap().pending > 0 {
+            assert!(std::time::Instant::now() < deadline, "seats are still pending");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// What the user's row was admitted with.
+    pub async fn token_of(&self, coupon: CouponId, who: i64) -> Uuid {
+        let stored = self.ledger.user_coupon_of(coupon, user(who), self.now()).await.unwrap().unwrap();
+        stored.admission_token.parse().unwrap()
     }
 
     /// Every number of a one-column query.
@@ -258,6 +273,7 @@ macro_rules! ledger_contract_tests {
             the_database_itself_holds_the_cap
             an_audit_shows_every_moment
             a_replay_names_exactly_what_was_tampered_with
+            reconciling_names_each_drift_and_fixes_the_gate
         }
     };
     ($fixture:ident $contract:ident: $($case:ident)+) => {
@@ -938,4 +954,63 @@ pub async fn a_replay_names_exactly_what_was_tampered_with(f: Fixture) {
         replay.differences.iter().map(|difference| (difference.user_coupon_id, difference.field)).collect();
     assert_eq!(found, expected.into_iter().collect(), "{replay:?}");
     assert!(!replay.is_equal());
+}
+
+pub async fn reconciling_names_each_drift_and_fixes_the_gate(f: Fixture) {
+    let (quiet, coupon) = (f.open(10).await, f.open(10).await);
+    f.draft(10).await;
+    for who in 1..=3 {
+        f.issue(quiet, who).await.done().unwrap();
+        f.issue(coupon, who).await.done().unwrap();
+    }
+    f.until_confirmed(coupon).await;
+    let all_zero = f.service.reconcile(true).await.unwrap();
+    assert_eq!(all_zero.len(), 3);
+    assert!(all_zero.iter().all(|drift| drift.is_zero()), "{all_zero:?}");
+    assert_eq!(all_zero.iter().map(|drift| drift.outbox_waiting).sum::<i64>(), 6);
+
+    // A row the gate never heard of, a confirmed seat without a row, a seat at another place, other terms.
+    let planted = f.issuance(coupon, 50, 9).await;
+    f.ledger.record_issuances(&[planted], f.now()).await.unwrap();
+    let token = Uuid::new_v4();
+    f.gate.admit(coupon, user(60), token).await.unwrap();
+    f.gate.confirm(coupon, user(60), token).await.unwrap();
+    f.gate.release(coupon, user(2), f.token_of(coupon, 2).await).await.unwrap();
+    f.gate.release(coupon, user(3), f.token_of(coupon, 3).await).await.unwrap();
+    for who in [3, 2] {
+        let token = Uuid::new_v4();
+        f.gate.admit(coupon, user(who), token).await.unwrap();
+        f.gate.confirm(coupon, user(who), token).await.unwrap();
+    }
+    f.gate.set_limit(coupon, 8).await.unwrap();
+    let drifts = f.service.reconcile(true).await.unwrap();
+    let drift = drifts.iter().find(|drift| drift.coupon_id == coupon.get()).unwrap();
+    let gate = drift.gate.as_ref().unwrap();
+    assert_eq!((&gate.missing.first, &gate.unknown.first), (&vec![50], &vec![60]), "{drift:?}");
+    let mut misplaced = gate.misplaced.first.clone();
+    misplaced.sort_unstable();
+    assert_eq!(misplaced, [2, 3], "{drift:?}");
+    assert_eq!(gate.terms, ["limit is 8 at the gate and 10 in the ledger"]);
+    assert_eq!(drifts.iter().filter(|drift| !drift.is_zero()).count(), 1);
+
+    assert!(f.service.fix_gate(coupon).await.unwrap());
+    let fixed = f.service.reconcile(true).await.unwrap();
+    assert!(fixed.iter().all(|drift| drift.is_zero()), "{fixed:?}");
+    // What cannot be repaired is reported: a row without history, an event the log refuses.
+    let mut tx = f.ledger.db().begin().await.unwrap();
+    tx.execute(
+        "insert into user_coupons (user_coupon_id, coupon_id, user_id, slot_no, epoch, admission_token, issued_at, changed_at)
+         values (1000000, $1, 99, 8, 1, 't', 1, 1)",
+        &[Param::Int(quiet.get())],
+    )
+    .await
+    .unwrap();
+    tx.execute("update outbox set parked_at = 1 where id = (select min(id) from outbox)", &[]).await.unwrap();
+    tx.commit().await.unwrap();
+    let drift = f.service.reconcile(false).await.unwrap().remove(0);
+    assert_eq!(
+        (drift.coupon_id, drift.rows_without_history, drift.outbox_parked, drift.gate.is_none()),
+        (quiet.get(), 1, 1, true)
+    );
+    assert!(!drift.is_zero());
 }
