@@ -123,7 +123,9 @@ pub fn a_paused_partition_is_silent_until_resumed(log: &dyn ClientSupplier) {
     consumer.resume(&paused).unwrap();
     assert_eq!(values(&take(&mut *consumer, 1)), ["held"]);
 
-    // Pausing keeps the place.
+    // Pausing keeps the place, also at the end of the partition.
+    assert!(read_to_end(&mut *consumer, &topic).is_empty());
+    assert!(consumer.poll(Duration::from_millis(100)).unwrap().records.is_empty());
     consumer.pause(&paused).unwrap();
     consumer.resume(&paused).unwrap();
     producer.send(record(&topic, 0, "next")).unwrap();
