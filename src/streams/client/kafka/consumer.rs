@@ -428,10 +428,33 @@ impl Consumer for KafkaConsumer {
             return Ok(());
         }
         let list = PartitionList::of_offsets(offsets)?;
-        // SAFETY: valid client and list; 0 waits for the answer.
-        let code = unsafe { rd::rd_kafka_commit(self.client.as_ptr(), list.as_ptr(), 0) };
-        self.check(&format!("commit of group {group_id:?}"), code)?;
-        self.check_list("commit of", &list)
+        let what = format!("commit of group {group_id:?}");
+        // The blocking call of librdkafka waits for as long as the coordinator is away; a queue has a timeout.
+        // SAFETY: valid client, list and queue; without a callback the answer comes as an event, ours to destroy.
+        let (code, refused) = unsafe {
+            let answers = Queue::of(rd::rd_kafka_queue_new(self.client.as_ptr()));
+            let code = rd::rd_kafka_commit_queue(
+                self.client.as_ptr(),
+                list.as_ptr(),
+                answers.as_ptr(),
+                None,
+                ptr::null_mut(),
+            );
+            self.check(&what, code)?;
+            let event = rd::rd_kafka_queue_poll(answers.as_ptr(), millis(REQUEST_TIMEOUT));
+            if event.is_null() {
+                return Err(StreamsError::Retriable(format!(
+                    "kafka: {what}: no answer after {REQUEST_TIMEOUT:?}; it may still be done"
+                )));
+            }
+            let answer =
+                (rd::rd_kafka_event_error(event), read_list(rd::rd_kafka_event_topic_partition_list(event)));
+            rd::rd_kafka_event_destroy(event);
+            answer
+        };
+        self.check(&what, code)?;
+        let refused = refused.into_iter().find(|e| e.code != Code::RD_KAFKA_RESP_ERR_NO_ERROR);
+        refused.map_or(Ok(()), |e| Err(error::of_code(&format!("{what}, {}", e.tp), e.code)))
     }
 
     fn committed(
