@@ -14,12 +14,15 @@ use crate::{
 /// Marks a directory as the demo's, which may therefore be emptied for a new run.
 const RUN_FILE: &str = "demo.json";
 
+/// Who has not used a coupon for this long is reminded: `after` of the join below.
+pub const REMINDED_AFTER_MS: i64 = 9_000;
+
 /// What the demo changes in the shipped topologies, so that windows close and reminders come while somebody watches:
-/// a minute is 2 s, a day without use is 8 s, and inputs count as silent after 1 s.
+/// a minute is 2 s, a day without use is [`REMINDED_AFTER_MS`], and inputs count as silent after 2 s.
 const SHORTER: [(&str, &str); 3] = [
     ("tumbling = \"1m\", grace = \"10s\"", "tumbling = \"2s\", grace = \"1s\""),
-    ("after = \"24h\", grace = \"1m\"", "after = \"8s\", grace = \"1s\""),
-    ("idle_close = \"30s\"", "idle_close = \"1s\""),
+    ("after = \"24h\", grace = \"1m\"", "after = \"9s\", grace = \"2s\""),
+    ("idle_close = \"30s\"", "idle_close = \"2s\""),
 ];
 
 /// One run: all that its users do follows from this.

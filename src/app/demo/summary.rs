@@ -1,14 +1,17 @@
 //! The verdict of a demo run, as a table for people and one JSON line for machines.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use super::{crowd::Counters, data::Run};
+use super::{
+    crowd::Counters,
+    data::{REMINDED_AFTER_MS, Run},
+};
 use crate::coupon::verify::{Facts, Report};
 
 /// Most findings printed per check.
@@ -57,14 +60,20 @@ pub fn checks(run: &Run, report: &Report, facts: &Facts) -> Vec<CheckLine> {
     lines
 }
 
-/// Who never used the coupon is reminded once; who did is not.
+/// Who did not use the coupon in time is reminded once; who did is not. Judged by the times in the history, in whole
+/// milliseconds as the records have them.
 fn reminders(run: &Run, facts: &Facts) -> CheckLine {
-    let used: BTreeSet<i64> = (facts.history.iter())
+    let millis = |micros: i64| micros.div_euclid(1_000);
+    let used_at: BTreeMap<i64, i64> = (facts.history.iter().rev())
         .filter(|line| line.coupon_id == run.coupon && line.to_status == "USED")
-        .map(|line| line.user_id)
+        .map(|line| (line.user_id, millis(line.at)))
         .collect();
     let unused: BTreeSet<i64> = (facts.user_coupons.iter())
-        .filter(|row| row.coupon_id == run.coupon && !used.contains(&row.user_id))
+        .filter(|row| row.coupon_id == run.coupon)
+        .filter(|row| {
+            let due = millis(row.issued_at) + REMINDED_AFTER_MS;
+            used_at.get(&row.user_id).is_none_or(|used_at| *used_at > due)
+        })
         .map(|row| row.user_id)
         .collect();
     let commands = facts.log.as_ref().map_or(&[][..], |log| log.commands.as_slice());
@@ -74,13 +83,15 @@ fn reminders(run: &Run, facts: &Facts) -> CheckLine {
         .filter_map(|command| command.user_id)
         .collect();
     let reminded: BTreeSet<i64> = reminders.iter().copied().collect();
-    let wrongly = reminded.difference(&unused).map(|user| format!("user {user} used it and was reminded"));
-    let missed =
-        unused.difference(&reminded).map(|user| format!("user {user} never used it and was not reminded"));
+    let wrongly =
+        reminded.difference(&unused).map(|user| format!("user {user} used it in time and was reminded"));
+    let missed = unused
+        .difference(&reminded)
+        .map(|user| format!("user {user} did not use it in time and was not reminded"));
     let findings: Vec<String> = wrongly.chain(missed).collect();
     CheckLine {
         name: "remind".into(),
-        promise: "a reminder for each unused coupon, and for no other".into(),
+        promise: "one reminder for each coupon not used in time, no other".into(),
         holds: findings.is_empty() && reminders.len() == reminded.len(),
         detail: format!("{} reminders, {} unused", reminders.len(), unused.len()),
         findings,

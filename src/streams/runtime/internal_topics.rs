@@ -48,21 +48,25 @@ pub fn plan(topology: &Topology, admin: &dyn Admin) -> Result<PartitionPlan> {
             partitions.insert(topic.clone(), *asked);
         }
     }
-    // Counts flow downstream; each round settles at least one more topic, so there are at most as many rounds as topics.
-    for _ in 0..=topology.repartition_topics.len() {
-        for subtopology in &topology.subtopologies {
-            let known: Option<i32> =
-                subtopology.source_topics.iter().filter_map(|topic| partitions.get(topic)).max().copied();
-            let settled = subtopology.source_topics.iter().all(|topic| partitions.contains_key(topic));
-            let (Some(count), true) = (known, settled) else { continue };
-            for sink in &subtopology.sink_topics {
-                if topology.repartition_topics.contains_key(sink) && !partitions.contains_key(sink) {
-                    partitions.insert(sink.clone(), count);
+    // Counts flow downstream. A sub-topology may write to a repartition topic that it reads itself, when what is before
+    // and behind it is merged: then no source waits for the other for ever, and what is known of its inputs decides.
+    for with_known_only in [false, true] {
+        // Each round settles at least one more topic, so there are at most as many rounds as topics.
+        for _ in 0..=topology.repartition_topics.len() {
+            for subtopology in &topology.subtopologies {
+                let known: Option<i32> =
+                    subtopology.source_topics.iter().filter_map(|topic| partitions.get(topic)).max().copied();
+                let settled = subtopology.source_topics.iter().all(|topic| partitions.contains_key(topic));
+                let (Some(count), true) = (known, settled || with_known_only) else { continue };
+                for sink in &subtopology.sink_topics {
+                    if topology.repartition_topics.contains_key(sink) && !partitions.contains_key(sink) {
+                        partitions.insert(sink.clone(), count);
+                    }
                 }
             }
-        }
-        for group in &topology.copartition_groups {
-            enforce_copartitioning(topology, group, &mut partitions)?;
+            for group in &topology.copartition_groups {
+                enforce_copartitioning(topology, group, &mut partitions)?;
+            }
         }
     }
     let unsettled: Vec<&str> = topology
