@@ -242,7 +242,8 @@ impl SuppressProcessor {
         let record = AnyRecord::change(
             Some(self.parts.key_serde.deserialize(&key)?),
             change.new,
-            change.prior,
+            // The old value of the last change held, as Kafka has it, though downstream may never have seen it.
+            change.old,
             change.context.timestamp,
             change.context.headers.clone(),
         );
