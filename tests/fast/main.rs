@@ -8,6 +8,7 @@ mod dsl_runtime;
 mod gate;
 mod http;
 mod ledger;
+mod operator;
 mod streams_runtime;
 mod topologies;
 mod topologies_runtime;
