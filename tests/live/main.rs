@@ -27,8 +27,10 @@ mod gate_repair;
 mod kafka_contract;
 mod ledger;
 mod outage;
+mod poison;
 #[path = "../common/private_redis.rs"]
 mod private_redis;
 mod services;
+mod spine;
 mod topic;
 mod truth;
