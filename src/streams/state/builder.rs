@@ -166,7 +166,8 @@ impl StoreBuilder {
             StoreKind::Window { retention, window_size, duplicates, timestamped, time_ordered } => {
                 let listing = listing(*time_ordered);
                 let table = table(TableShape::Window { size_ms: millis(*window_size) })?;
-                let rows = Segments::new(*retention, expiry, listing, table)?;
+                let inclusive = *time_ordered && !in_memory;
+                let rows = Segments::new(*retention, expiry, listing, inclusive, table)?;
                 let mut store: Box<dyn WindowStore> =
                     Box::new(WindowTable::new(&self.name, serde(), *duplicates, rows)?);
                 if self.logging {
@@ -181,14 +182,14 @@ impl StoreBuilder {
             }
             StoreKind::Session { retention, time_ordered } => {
                 let listing = listing(*time_ordered);
-                let rows = Segments::new(*retention, expiry, listing, table(TableShape::Session)?)?;
+                let rows = Segments::new(*retention, expiry, listing, false, table(TableShape::Session)?)?;
                 let mut store: Box<dyn SessionStore> = Box::new(SessionTable::new(&self.name, serde(), rows));
                 if self.logging {
                     store = Box::new(ChangeLogging::new(store, serde(), false));
                 }
                 if let Some(options) = cache {
                     let interval = segment_interval(millis(*retention));
-                    store = Box::new(CachingSession::new(store, options, listing, interval));
+                    store = Box::new(CachingSession::new(store, options, expiry, interval));
                 }
                 Store::Session(store)
             }

@@ -2,20 +2,11 @@
 //!
 //! Rows are ordered by (buffer time, key bytes), at most one per key. The buffer lives in memory and is rebuilt from
 //! its changelog: at each flush every key that changed since the last one is logged once, with a tombstone when it
-//! has left the buffer. A row is logged in Kafka's format 3 (header `v` = 3):
-//!
-//! ```text
-//! context: timestamp 8, offset 8, topic (4 + bytes), partition 4, header count 4, headers (4 + name, 4 + value or -1)
-//! prior:   4 + bytes, or -1      the value downstream last saw
-//! old:     4 + bytes, or -1, or -2 = same bytes as prior
-//! new:     4 + bytes, or -1
-//! buffer time 8
-//! ```
+//! has left the buffer (bytes: [`buffer_format`](super::buffer_format)).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -23,6 +14,7 @@ use hashbrown::HashMap;
 
 use super::{
     BufferedChange, CacheFlush, ChangeBuffer, ChangelogRecord, StateStore, ValueAndTimestamp,
+    buffer_format::{FORMAT, LoggedChange},
     layout::{malformed, restored_key},
 };
 use crate::streams::{
@@ -30,13 +22,6 @@ use crate::streams::{
     record::{AnyValue, ByteKey, ConsumerRecord, Header, Headers, RecordContext, Timestamp},
     serdes::AnySerde,
 };
-
-/// Value of the header that names the format.
-const FORMAT: &[u8] = &[3];
-/// Length that stands for null.
-const NULL: i32 = -1;
-/// Length of an old value that equals the prior one.
-const SAME_AS_PRIOR: i32 = -2;
 
 /// A row: the change, and its values serialized (they are counted at once and logged at the flush).
 struct Buffered {
@@ -97,8 +82,9 @@ impl SuppressBuffer {
     }
 
     fn decode(&self, record: &ConsumerRecord, bytes: &Bytes) -> Result<(Timestamp, Buffered)> {
-        let parsed = parse(bytes).ok_or_else(|| malformed(&self.name, record, "its value ends too early"))?;
-        let (time, context, prior, old, new) = parsed;
+        let parsed = LoggedChange::parse(bytes);
+        let parsed = parsed.ok_or_else(|| malformed(&self.name, record, "its value ends too early"))?;
+        let LoggedChange { buffer_time: time, context, prior, old, new } = parsed;
         let read = |bytes: &Option<Bytes>| -> Result<Option<AnyValue>> {
             let value = bytes.as_ref().map(|bytes| self.value_serde.deserialize(bytes)).transpose();
             value.map_err(|error: ProcessingError| {
@@ -123,7 +109,14 @@ impl StateStore for SuppressBuffer {
                 Some(time) => {
                     let row = &self.rows[&(*time, key.clone())];
                     let version = Header { key: "v".into(), value: Some(Bytes::from_static(FORMAT)) };
-                    (Some(encode(*time, row)), Headers::from_iter([version]))
+                    let logged = LoggedChange {
+                        buffer_time: *time,
+                        context: row.change.context.clone(),
+                        prior: row.prior.clone(),
+                        old: row.old.clone(),
+                        new: row.new.clone(),
+                    };
+                    (Some(logged.encode()), Headers::from_iter([version]))
                 }
             };
             self.log.push(ChangelogRecord { key, value, timestamp: None, headers });
@@ -239,110 +232,4 @@ fn size(key: &[u8], row: &Buffered) -> u64 {
         .map(|header| characters(&header.key) + header.value.as_ref().map_or(0, Bytes::len))
         .sum();
     (8 + key.len() + length(&row.prior) + old + length(&row.new) + 8 + 8 + 4 + topic + headers) as u64
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
-    match bytes {
-        None => out.extend_from_slice(&NULL.to_be_bytes()),
-        Some(bytes) => {
-            // Kafka limits a record to less than 2 GiB, so the length fits.
-            out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
-            out.extend_from_slice(bytes);
-        }
-    }
-}
-
-fn encode(time: Timestamp, row: &Buffered) -> Bytes {
-    let context = &row.change.context;
-    let mut out = Vec::with_capacity(64);
-    out.extend_from_slice(&context.timestamp.to_be_bytes());
-    out.extend_from_slice(&context.offset.to_be_bytes());
-    // Kafka Streams cannot log a row without a topic (it fails on it); an empty name stands for none here.
-    put_bytes(&mut out, Some(context.topic.as_deref().unwrap_or("").as_bytes()));
-    out.extend_from_slice(&context.partition.to_be_bytes());
-    out.extend_from_slice(&(context.headers.len() as i32).to_be_bytes());
-    for header in context.headers.iter() {
-        put_bytes(&mut out, Some(header.key.as_bytes()));
-        put_bytes(&mut out, header.value.as_deref());
-    }
-    put_bytes(&mut out, row.prior.as_deref());
-    match &row.old {
-        Some(old) if Some(old) == row.prior.as_ref() => out.extend_from_slice(&SAME_AS_PRIOR.to_be_bytes()),
-        old => put_bytes(&mut out, old.as_deref()),
-    }
-    put_bytes(&mut out, row.new.as_deref());
-    out.extend_from_slice(&time.to_be_bytes());
-    out.into()
-}
-
-type Parsed = (Timestamp, RecordContext, Option<Bytes>, Option<Bytes>, Option<Bytes>);
-
-fn parse(bytes: &Bytes) -> Option<Parsed> {
-    let mut reader = Reader { bytes, at: 0 };
-    let timestamp = reader.long()?;
-    let offset = reader.long()?;
-    let topic = reader.field()?.bytes()?;
-    let topic = String::from_utf8(topic.to_vec()).ok()?;
-    let partition = reader.int()?;
-    let headers = (0..reader.int()?.max(0))
-        .map(|_| {
-            let key = String::from_utf8(reader.field()?.bytes()?.to_vec()).ok()?;
-            Some(Header { key, value: reader.field()?.bytes() })
-        })
-        .collect::<Option<Headers>>()?;
-    let topic = (!topic.is_empty()).then(|| Arc::from(topic));
-    let context = RecordContext { topic, partition, offset, timestamp, headers };
-    let prior = reader.field()?.bytes();
-    let old = match reader.field()? {
-        Field::SameAsPrior => prior.clone(),
-        field => field.bytes(),
-    };
-    let new = reader.field()?.bytes();
-    Some((reader.long()?, context, prior, old, new))
-}
-
-/// A length-prefixed field.
-enum Field {
-    Null,
-    SameAsPrior,
-    Bytes(Bytes),
-}
-
-impl Field {
-    fn bytes(self) -> Option<Bytes> {
-        match self {
-            Field::Bytes(bytes) => Some(bytes),
-            Field::Null | Field::SameAsPrior => None,
-        }
-    }
-}
-
-struct Reader<'a> {
-    bytes: &'a Bytes,
-    at: usize,
-}
-
-impl Reader<'_> {
-    fn take(&mut self, length: usize) -> Option<Bytes> {
-        let end = self.at.checked_add(length).filter(|end| *end <= self.bytes.len())?;
-        let taken = self.bytes.slice(self.at..end);
-        self.at = end;
-        Some(taken)
-    }
-
-    fn long(&mut self) -> Option<i64> {
-        Some(i64::from_be_bytes(self.take(8)?.as_ref().try_into().ok()?))
-    }
-
-    fn int(&mut self) -> Option<i32> {
-        Some(i32::from_be_bytes(self.take(4)?.as_ref().try_into().ok()?))
-    }
-
-    fn field(&mut self) -> Option<Field> {
-        match self.int()? {
-            NULL => Some(Field::Null),
-            SAME_AS_PRIOR => Some(Field::SameAsPrior),
-            length => Some(Field::Bytes(self.take(usize::try_from(length).ok()?)?)),
-        }
-    }
 }

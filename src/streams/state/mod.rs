@@ -11,6 +11,7 @@
 //! * There is one write path. Restore uses it without logging and without cache.
 //! * Every write is given the [`RecordContext`] it happens in; nothing here reads a clock.
 
+pub mod buffer_format;
 mod builder;
 mod caching;
 mod change_buffer;
@@ -166,8 +167,8 @@ pub struct WindowRow {
     pub value: ValueAndTimestamp,
 }
 
-/// A window store. Reads by key are strict: a row is visible iff `start > observed - retention`, where observed is the largest start
-/// put so far; writes are refused only when the row's segment is gone (conformance README §6.3). In-memory stores refuse at once.
+/// A window store. A row is visible iff `start > observed - retention` (`>=` in persistent time-ordered stores), where observed is the
+/// largest start put so far; writes are refused only when the row's segment is gone (conformance README §6.3). In-memory stores refuse at once.
 pub trait WindowStore: StateStore {
     /// The value of one window.
     fn fetch(&mut self, key: &[u8], start: Timestamp) -> Result<Option<ValueAndTimestamp>>;
@@ -191,8 +192,7 @@ pub trait WindowStore: StateStore {
     fn fetch_all(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>>;
     /// All visible rows, in the store's listing order.
     fn all(&mut self) -> Result<Vec<WindowRow>>;
-    /// Rows whose window closes, for emission on close: `from <= start <= to` ordered by (start, key), visible inclusively
-    /// (`start >= observed - retention`; strict for in-memory).
+    /// Rows whose window closes, for emission on close: visible rows with `from <= start <= to` ordered by (start, key).
     fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>>;
     /// The largest start put so far, -1 when none.
     fn observed_stream_time(&self) -> Timestamp;
@@ -235,8 +235,8 @@ pub trait SessionStore: StateStore {
         value: Option<AnyValue>,
         context: &RecordContext,
     ) -> Result<()>;
-    /// Sessions of all keys with `from <= end <= to`, ordered by (end, key, start), for emission on close. Limited only by
-    /// segment expiry (strict for in-memory).
+    /// Sessions of all keys with `from <= end <= to`, ordered by (end, start, key), for emission on close. Limited only by
+    /// segment expiry. In-memory stores are strict and order by (end, key, start).
     fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<SessionRow>>;
     /// All visible sessions, in listing order.
     fn all(&mut self) -> Result<Vec<SessionRow>>;

@@ -8,6 +8,7 @@
 //! Two sets of rules (conformance README 6.3):
 //! * persistent: a write is refused only when its segment is gone; reads by key see a row iff
 //!   `time > observed - retention`.
+//!   Persistent window stores listed by time (emission on close) keep one millisecond more: `time >= observed - retention`.
 //! * in memory: a write with `time <= observed - retention` is refused.
 //!
 //! With a state file the segments are a write buffer over it, as a key-value table is: changed rows are unsaved until
@@ -150,6 +151,8 @@ pub(super) struct Segments {
     interval_ms: i64,
     expiry: Expiry,
     listing: Listing,
+    /// Whether a row exactly as old as the retention is still seen.
+    inclusive: bool,
     /// Largest time put so far, -1 before the first.
     observed: Timestamp,
     segments: BTreeMap<i64, Segment>,
@@ -165,6 +168,7 @@ impl Segments {
         retention: Duration,
         expiry: Expiry,
         listing: Listing,
+        inclusive: bool,
         table: Option<Arc<SqlTable>>,
     ) -> Result<Self> {
         let retention_ms = millis(retention);
@@ -173,6 +177,7 @@ impl Segments {
             interval_ms: segment_interval(retention_ms),
             expiry,
             listing,
+            inclusive,
             observed: -1,
             segments: BTreeMap::new(),
             len: 0,
@@ -236,30 +241,14 @@ impl Segments {
         Ok(())
     }
 
-    /// The smallest time a read by key sees.
+    /// Length of a segment.
+    pub(super) fn interval_ms(&self) -> i64 {
+        self.interval_ms
+    }
+
+    /// The smallest time a read sees.
     pub(super) fn visible_from(&self) -> Timestamp {
-        self.observed - self.retention_ms + 1
-    }
-
-    /// The smallest time an emission scan sees: one more than reads by key in persistent window stores.
-    pub(super) fn retained_from(&self) -> Timestamp {
-        match self.expiry {
-            Expiry::Segment => self.observed - self.retention_ms,
-            Expiry::Row => self.visible_from(),
-        }
-    }
-
-    /// The segment a time belongs to.
-    pub(super) fn segment_of(&self, time: Timestamp) -> i64 {
-        time / self.interval_ms
-    }
-
-    /// The smallest time a listing of all rows sees: as an emission scan where rows are ordered by time.
-    pub(super) fn listed_from(&self) -> Timestamp {
-        match self.listing {
-            Listing::Time => self.retained_from(),
-            Listing::SegmentThenKey => self.visible_from(),
-        }
+        self.observed - self.retention_ms + i64::from(!self.inclusive)
     }
 
     fn first_alive(&self) -> i64 {
@@ -284,7 +273,7 @@ impl Segments {
         }
         match self.expiry {
             Expiry::Segment => time / self.interval_ms >= self.first_alive(),
-            Expiry::Row => time >= self.visible_from(),
+            Expiry::Row => time > self.observed - self.retention_ms,
         }
     }
 

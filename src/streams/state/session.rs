@@ -3,10 +3,12 @@
 //! Rules of visibility, refusal and listing stand in [`segments`](super::segments); this file maps sessions onto them:
 //! the row's time is the session's *end*, the second number its start.
 
+use std::cmp::Ordering;
+
 use super::{
     ChangelogRecord, SessionRow, SessionStore, StateStore, ValueAndTimestamp,
     layout::{malformed, parse_session_key, restored_key, restored_value},
-    segments::{Row, Segments},
+    segments::{Expiry, Row, Segments},
     sqlite::{StoreSnapshot, Unsaved},
 };
 use crate::streams::{
@@ -38,6 +40,28 @@ impl SessionTable {
             (_, None) => self.rows.remove(&key, end, start),
             (false, Some(_)) => self.dropped += 1,
         }
+    }
+}
+
+/// The order of an emission scan: by end, then start, then key; in memory by end, key, start.
+pub(super) fn closed_order(expiry: Expiry) -> fn(&SessionRow, &SessionRow) -> Ordering {
+    match expiry {
+        Expiry::Segment => |a, b| (a.end, a.start, &a.key).cmp(&(b.end, b.start, &b.key)),
+        Expiry::Row => |a, b| (a.end, &a.key, a.start).cmp(&(b.end, &b.key, b.start)),
+    }
+}
+
+/// The order of a listing: by segment, then key, end, start; in memory by end, key, start.
+pub(super) fn listing_order(
+    expiry: Expiry,
+    interval_ms: i64,
+) -> impl Fn(&SessionRow, &SessionRow) -> Ordering {
+    move |a, b| match expiry {
+        Expiry::Segment => {
+            let segment = |row: &SessionRow| row.end / interval_ms;
+            (segment(a), &a.key, a.end, a.start).cmp(&(segment(b), &b.key, b.end, b.start))
+        }
+        Expiry::Row => (a.end, &a.key, a.start).cmp(&(b.end, &b.key, b.start)),
     }
 }
 
@@ -126,20 +150,12 @@ impl SessionStore for SessionTable {
     fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<SessionRow>> {
         let from = match self.rows.expiry() {
             // Only whole segments are gone for this scan (conformance README 6.4).
-            super::segments::Expiry::Segment => from,
-            super::segments::Expiry::Row => from.max(self.rows.visible_from()),
+            Expiry::Segment => from,
+            Expiry::Row => from.max(self.rows.visible_from()),
         };
         let rows = self.rows.list(from.max(0), to)?.into_iter();
         let mut rows: Vec<_> = rows.map(|(key, row)| session_row(key, row)).collect();
-        match self.rows.expiry() {
-            // Kafka's time-first session schema is end, start, key; its in-memory store nests end, key, start.
-            super::segments::Expiry::Segment => {
-                rows.sort_by(|a, b| (a.end, a.start, &a.key).cmp(&(b.end, b.start, &b.key)));
-            }
-            super::segments::Expiry::Row => {
-                rows.sort_by(|a, b| (a.end, &a.key, a.start).cmp(&(b.end, &b.key, b.start)));
-            }
-        }
+        rows.sort_by(closed_order(self.rows.expiry()));
         Ok(rows)
     }
 
@@ -147,13 +163,7 @@ impl SessionStore for SessionTable {
         let from = self.rows.visible_from().max(0);
         let rows = self.rows.list(from, Timestamp::MAX)?.into_iter();
         let mut rows: Vec<_> = rows.map(|(key, row)| session_row(key, row)).collect();
-        if self.rows.expiry() == super::segments::Expiry::Segment {
-            // A listing goes by key within a segment, also where the store's own order is by time.
-            let segment = |row: &SessionRow| self.rows.segment_of(row.end);
-            rows.sort_by(|a, b| {
-                (segment(a), &a.key, a.end, a.start).cmp(&(segment(b), &b.key, b.end, b.start))
-            });
-        }
+        rows.sort_by(listing_order(self.rows.expiry(), self.rows.interval_ms()));
         Ok(rows)
     }
 }

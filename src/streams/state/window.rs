@@ -153,12 +153,11 @@ impl WindowStore for WindowTable {
     }
 
     fn all(&mut self) -> Result<Vec<WindowRow>> {
-        let from = self.rows.listed_from().max(0);
-        Ok(self.rows.list(from, Timestamp::MAX)?.into_iter().map(|(key, row)| window_row(key, row)).collect())
+        self.fetch_all(0, Timestamp::MAX)
     }
 
     fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<WindowRow>> {
-        let from = from.max(self.rows.retained_from());
+        let from = from.max(self.rows.visible_from());
         let rows = self.rows.list(from, to)?.into_iter();
         let mut rows: Vec<_> = rows.map(|(key, row)| window_row(key, row)).collect();
         // In order already where the store lists by time; the sort is stable and keeps sequence numbers in order.

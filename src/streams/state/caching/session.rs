@@ -1,12 +1,16 @@
 //! The record cache over a session store.
 
+use std::cmp::Ordering;
+
 use super::{Cache, Dirty, flush};
 use crate::streams::{
     error::Result,
     record::{AnyValue, ByteKey, ConsumerRecord, RecordContext, Timestamp},
     state::{
         CacheFlush, CacheOptions, ChangelogRecord, SessionRow, SessionStore, StateStore, StoreSnapshot,
-        Unsaved, ValueAndTimestamp, segments::Listing,
+        Unsaved, ValueAndTimestamp,
+        segments::Expiry,
+        session::{closed_order, listing_order},
     },
 };
 
@@ -16,8 +20,8 @@ type Key = (ByteKey, Timestamp, Timestamp);
 /// A session store under a cache. A session's value has no timestamp of its own; its end stands for it.
 pub(in crate::streams::state) struct CachingSession {
     cache: Cache<Key>,
-    /// How the store below lists rows; merged listings keep that order.
-    listing: Listing,
+    /// Kind of the store below; merged listings keep its order.
+    expiry: Expiry,
     interval_ms: i64,
     inner: Box<dyn SessionStore>,
 }
@@ -26,10 +30,10 @@ impl CachingSession {
     pub(in crate::streams::state) fn new(
         inner: Box<dyn SessionStore>,
         options: CacheOptions,
-        listing: Listing,
+        expiry: Expiry,
         interval_ms: i64,
     ) -> Self {
-        Self { cache: Cache::new(options), listing, interval_ms, inner }
+        Self { cache: Cache::new(options), expiry, interval_ms, inner }
     }
 
     /// Lays cached sessions that `select` takes over sessions of all keys from below.
@@ -37,16 +41,10 @@ impl CachingSession {
         &mut self,
         select: impl Fn(&Key) -> bool,
         below: Vec<SessionRow>,
-        listing: Listing,
+        order: impl Fn(&SessionRow, &SessionRow) -> Ordering,
     ) -> Vec<SessionRow> {
         let mut rows = rows(self.cache.overlay(.., select, keyed(below)));
-        match listing {
-            Listing::Time => rows.sort_by(|a, b| (a.end, &a.key, a.start).cmp(&(b.end, &b.key, b.start))),
-            Listing::SegmentThenKey => rows.sort_by(|a, b| {
-                let segment = |row: &SessionRow| row.end / self.interval_ms;
-                (segment(a), &a.key, a.end, a.start).cmp(&(segment(b), &b.key, b.end, b.start))
-            }),
-        }
+        rows.sort_by(order);
         rows
     }
 }
@@ -165,11 +163,11 @@ impl SessionStore for CachingSession {
 
     fn fetch_closed(&mut self, from: Timestamp, to: Timestamp) -> Result<Vec<SessionRow>> {
         let below = self.inner.fetch_closed(from, to)?;
-        Ok(self.merge(|(_, end, _)| (from..=to).contains(end), below, Listing::Time))
+        Ok(self.merge(|(_, end, _)| (from..=to).contains(end), below, closed_order(self.expiry)))
     }
 
     fn all(&mut self) -> Result<Vec<SessionRow>> {
         let below = self.inner.all()?;
-        Ok(self.merge(|_| true, below, self.listing))
+        Ok(self.merge(|_| true, below, listing_order(self.expiry, self.interval_ms)))
     }
 }

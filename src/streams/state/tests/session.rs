@@ -122,7 +122,11 @@ fn run(stack: Stack, time_ordered: bool, steps: &[Step]) {
                     .filter(|((_, end, _), _)| end >= from && end <= to && seen(*end))
                     .map(|((key, end, start), value)| (key.clone(), *end, *start, value.clone()))
                     .collect();
-                wanted.sort_by_key(|row| (row.1, row.0.clone(), row.2));
+                if in_memory {
+                    wanted.sort_by_key(|row| (row.1, row.0.clone(), row.2));
+                } else {
+                    wanted.sort_by_key(|row| (row.1, row.2, row.0.clone()));
+                }
                 assert_eq!(found, wanted, "{stack:?} fetch_closed {from}..={to}");
             }
             Step::Commit { save } => {
@@ -149,7 +153,7 @@ fn run(stack: Stack, time_ordered: bool, steps: &[Step]) {
     let visible = model.rows.iter().filter(|((_, end, _), _)| model.visible(*end));
     let mut wanted: Vec<_> =
         visible.map(|((key, end, start), value)| (key.clone(), *end, *start, value.clone())).collect();
-    if in_memory || time_ordered {
+    if in_memory {
         wanted.sort_by_key(|row| (row.1, row.0.clone(), row.2));
     } else {
         wanted.sort_by_key(|row| (row.1 / SEGMENT, row.0.clone(), row.1, row.2));
