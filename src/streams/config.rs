@@ -59,6 +59,8 @@ pub struct StreamsConfig {
     pub save_rows_min: u64,
     /// What has changed is written to the file after this time at the latest.
     pub save_age_max: Duration,
+    /// Whether a save runs beside the work. `false` makes the commit that starts it wait: a simulation must not depend on threads.
+    pub save_in_background: bool,
     /// Warm copies of each store elsewhere in the group.
     pub num_standby_replicas: usize,
     /// Replicas of internal topics; -1 = the broker's default.
@@ -93,6 +95,7 @@ impl Default for StreamsConfig {
             state_dir: PathBuf::from("data/state"),
             save_rows_min: 50_000,
             save_age_max: Duration::from_secs(60),
+            save_in_background: true,
             num_standby_replicas: 0,
             replication_factor: -1,
             offset_reset: OffsetReset::Earliest,

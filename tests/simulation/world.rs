@@ -298,6 +298,7 @@ impl World {
             poll: Duration::ZERO,
             state_dir: self.disks.path().join(which.to_string()),
             save_rows_min: 1,
+            save_in_background: false,
             save_age_max: Duration::from_millis(100),
             max_poll_records: 20,
             commit_interval: Duration::from_millis(30),

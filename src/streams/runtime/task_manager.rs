@@ -217,6 +217,7 @@ impl TaskManager {
             min_rows: config.save_rows_min,
             max_age_ms: config.save_age_max.as_millis() as i64,
             budget_bytes: config.buffer_bytes_max as u64,
+            in_background: config.save_in_background,
             ..SavePolicy::default()
         };
         let (db, saved) = TaskDb::open(TaskDbOptions { path, task: id.to_string(), fingerprint, policy })?;

@@ -54,11 +54,19 @@ pub struct SavePolicy {
     pub max_age_ms: i64,
     /// Memory the rows of all stores of the task may take; unsaved rows at most half of it.
     pub budget_bytes: u64,
+    /// Whether a save runs in a thread of its own while work goes on; else the commit waits for it.
+    pub in_background: bool,
 }
 
 impl Default for SavePolicy {
     fn default() -> Self {
-        Self { min_rows: 50_000, percent: 30, max_age_ms: 60_000, budget_bytes: 256 << 20 }
+        Self {
+            min_rows: 50_000,
+            percent: 30,
+            max_age_ms: 60_000,
+            budget_bytes: 256 << 20,
+            in_background: true,
+        }
     }
 }
 
@@ -219,6 +227,9 @@ impl TaskDb {
             return Ok(false);
         }
         self.start_save(stores, offsets())?;
+        if !self.shared.policy.in_background {
+            self.finish_save(stores)?;
+        }
         Ok(true)
     }
 
