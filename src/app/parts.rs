@@ -17,6 +17,9 @@ use crate::{
 /// How long to wait before a dependency that is not there yet is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often retention and compaction are applied to the embedded log.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Makes the data directory, so that the first part that writes into it does not have to.
 pub fn data_dir(config: &Config) -> Result<(), Failure> {
     make_dir(&config.data_dir, "data_dir")
@@ -84,6 +87,7 @@ pub fn log(config: &Config) -> Result<Arc<dyn ClientSupplier>, Failure> {
             }
             let log = EmbeddedLog::open(path)
                 .map_err(|error| Failure::of(format!("log.path: {}", path.display()), error))?;
+            keep_up(&log);
             Ok(Arc::new(log))
         }
         LogConfig::Kafka(kafka) => {
@@ -91,4 +95,24 @@ pub fn log(config: &Config) -> Result<Arc<dyn ClientSupplier>, Failure> {
             Ok(Arc::new(clients))
         }
     }
+}
+
+/// Retention and compaction in the background, until nobody holds the log any more.
+fn keep_up(log: &EmbeddedLog) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let maintenance = Arc::new(log.maintenance());
+    runtime.spawn(async move {
+        let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+        // The first tick comes at once, when a start has better things to do.
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            let maintenance = maintenance.clone();
+            match tokio::task::spawn_blocking(move || maintenance.run()).await {
+                Ok(Some(Ok(done))) => tracing::debug!(?done, "maintained the log"),
+                Ok(Some(Err(error))) => tracing::warn!(%error, "maintaining the log"),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    });
 }

@@ -300,6 +300,19 @@ fn compaction_keeps_the_last_of_each_key() {
 }
 
 #[test]
+fn a_background_job_does_not_keep_the_log_open() {
+    let log = EmbeddedLog::in_memory();
+    create(&log, "t", &[("retention.ms", "0")]);
+    let mut producer = log.producer(&ProducerConfig::default()).unwrap();
+    producer.send(record("t", "k", Some("v"), 0)).unwrap();
+    let maintenance = log.maintenance();
+    assert_eq!(maintenance.run().unwrap().unwrap().partitions_expired, 1);
+    assert!(read(&log, "t").is_empty());
+    drop((log, producer));
+    assert!(maintenance.run().is_none());
+}
+
+#[test]
 fn a_member_that_falls_silent_loses_its_partitions() {
     both_kinds(|log, time| {
         create(log, "t", &[]);

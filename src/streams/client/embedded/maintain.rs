@@ -6,9 +6,15 @@
 //! * with `compact`: of each key only the last record stays. A tombstone stays until a compaction that ran at least
 //!   `delete.retention.ms` (one day) ago has passed over it, so that a slow reader still sees it.
 //!
+//! A partition is compacted when at least half of it is new since the last time (all of it is, after a restart), or
+//! when tombstones may go. Compaction runs beside readers and writers: each waits for it a few milliseconds at a time.
+//!
 //! Only what is decided (below the last stable offset) is touched. Offsets never change.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 
@@ -19,6 +25,9 @@ use super::{
 use crate::streams::{error::Result, record::Timestamp};
 
 const DELETE_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Offsets compacted in memory under one lock.
+const MEMORY_STEP: i64 = 16 * 1024;
 
 /// What one maintenance did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +45,23 @@ struct Plan {
     tombstones_ms: Option<i64>,
 }
 
+/// Maintains a log for as long as somebody else holds it: what a background job keeps.
+pub struct Maintenance(Weak<Shared>);
+
+impl Maintenance {
+    /// Applies retention and compaction as of the log's own clock; `None` when the log is closed.
+    pub fn run(&self) -> Option<Result<Maintained>> {
+        let log = EmbeddedLog(self.0.upgrade()?);
+        Some(log.maintain(log.0.now()))
+    }
+}
+
 impl EmbeddedLog {
+    /// A handle for a background job that does not keep the log open.
+    pub fn maintenance(&self) -> Maintenance {
+        Maintenance(Arc::downgrade(&self.0))
+    }
+
     /// Applies `retention.ms` and `cleanup.policy=compact` as of `now`.
     pub fn maintain(&self, now: Timestamp) -> Result<Maintained> {
         let mut done = Maintained::default();
@@ -105,21 +130,21 @@ impl Shared {
 
     /// Keeps the last record of each key.
     fn compact(&self, id: u32, now: Timestamp, tombstones_ms: i64) -> Result<bool> {
-        let (changes, end) = {
+        let (changes, end, horizon) = {
             let mut broker = self.lock()?;
             let changes = broker.changes;
             let partition = broker.partition(id)?;
             let end = partition.stable_end();
-            let old_enough = partition.cleanings.iter().any(|(at, _)| now - at >= tombstones_ms);
-            if partition.cleanings.back().is_some_and(|(_, reached)| *reached == end) && !old_enough {
+            let tombstones_may_go = partition.cleanings.front().is_some_and(|(at, _)| now - at >= tombstones_ms);
+            let (reached, kept) = partition.cleaned.unwrap_or((partition.start, 0));
+            let mostly_new = end > reached && end - reached >= kept as i64;
+            if !mostly_new && !tombstones_may_go {
                 return Ok(false);
             }
-            (changes, end)
+            (changes, end, tombstone_horizon(partition, now, tombstones_ms))
         };
         self.persist(changes)?;
-        // From here no one else writes the file, so it has exactly what is decided below `end`.
-        let mut writer = self.storage.as_ref().map(|s| s.writer());
-
+        // From here the file has all that is decided below `end`, and nothing is added to it there any more.
         let mut latest: HashMap<Bytes, i64> = HashMap::new();
         let mut note = |record: &Stored| {
             if let Some(key) = &record.key {
@@ -130,29 +155,33 @@ impl Shared {
                 }
             }
         };
-        let horizon = {
-            let mut broker = self.lock()?;
-            let partition = broker.partition(id)?;
-            if writer.is_none() {
+        let bases = match &self.storage {
+            Some(storage) => storage.scan(id, end, note)?,
+            None => {
+                let mut broker = self.lock()?;
+                let partition = broker.partition(id)?;
                 partition.memory_range(partition.start, end).for_each(&mut note);
+                Vec::new()
             }
-            tombstone_horizon(partition, now, tombstones_ms)
         };
-        if let Some(writer) = &writer {
-            writer.scan(id, end, &mut note)?;
-        }
         // A record without a key has no place in a compacted topic; Kafka refuses it at the door, here it stays.
         let keep = |record: &Stored| {
             let last = record.key.as_ref().is_none_or(|key| latest.get(key) == Some(&record.offset));
             last && (record.value.is_some() || record.key.is_none() || record.offset >= horizon)
         };
-        if let Some(writer) = &mut writer {
-            writer.compact(id, end, keep)?;
+        if let Some(storage) = &self.storage {
+            storage.compact(id, end, &bases, keep)?;
+        }
+        let mut from = self.lock()?.partition(id)?.start;
+        while from < end {
+            let to = (from + MEMORY_STEP).min(end);
+            self.lock()?.partition(id)?.retain_in(from, to, keep);
+            from = to;
         }
         let mut broker = self.lock()?;
         let partition = broker.partition(id)?;
-        partition.retain_in(i64::MIN, end, keep);
         partition.cleanings.push_back((now, end));
+        partition.cleaned = Some((end, latest.len()));
         Ok(true)
     }
 }

@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-pub use maintain::Maintained;
+pub use maintain::{Maintained, Maintenance};
 
 use self::{broker::Broker, storage::Storage};
 use super::{Admin, ClientSupplier, Consumer, ConsumerConfig, Producer, ProducerConfig};

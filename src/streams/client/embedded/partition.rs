@@ -93,6 +93,8 @@ pub(super) struct Partition {
     pub stable_waiters: WaitList,
     /// When each earlier compaction ran and how far it reached: tombstones below an old enough one may go.
     pub cleanings: VecDeque<(Timestamp, i64)>,
+    /// How far the last compaction reached, and how many records it left there; `None` before the first since the start.
+    pub cleaned: Option<(i64, usize)>,
 }
 
 impl Partition {
@@ -108,6 +110,7 @@ impl Partition {
             append_waiters: WaitList::default(),
             stable_waiters: WaitList::default(),
             cleanings: VecDeque::new(),
+            cleaned: None,
         }
     }
 

@@ -15,7 +15,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{batch, partition::Stored};
 use crate::streams::{
@@ -27,6 +27,9 @@ use crate::streams::{
 /// Bounds of one blob: enough to make rows rare, few enough that a reader in the middle decodes little in vain.
 const BATCH_RECORDS: usize = 512;
 const BATCH_BYTES: usize = 256 << 10;
+
+/// Batches compacted in one SQLite transaction: a commit waits for that many at most.
+const COMPACTED_TOGETHER: usize = 64;
 
 const SCHEMA: &str = "
 -- Written by sluice's embedded log. Records are in batch.data (see batch.rs); offsets have gaps.
@@ -99,10 +102,12 @@ pub(super) struct LoadedTopic {
     pub partitions: Vec<(u32, i64, i64)>,
 }
 
-/// The file's two connections and the lock that makes it ours.
+/// The file's connections and the lock that makes it ours.
 pub(super) struct Storage {
     writer: Mutex<Writer>,
     reader: Mutex<Connection>,
+    /// Reads for compaction, which takes long: neither readers nor the writer wait for it.
+    scanner: Mutex<Connection>,
     _lock: File,
 }
 
@@ -137,11 +142,15 @@ impl Storage {
                 path.display()
             )));
         }
-        let reader = Connection::open(path).map_err(cannot)?;
-        reader.execute_batch("pragma query_only=on; pragma mmap_size=268435456;").map_err(cannot)?;
+        let reading = || {
+            let reader = Connection::open(path)?;
+            reader.execute_batch("pragma query_only=on; pragma mmap_size=268435456;")?;
+            Ok(Mutex::new(reader))
+        };
         Ok(Self {
             writer: Mutex::new(Writer { connection, durable: 0 }),
-            reader: Mutex::new(reader),
+            reader: reading().map_err(cannot)?,
+            scanner: reading().map_err(cannot)?,
             _lock: lock,
         })
     }
@@ -172,6 +181,78 @@ impl Storage {
         });
         batches.map(|()| found)
     }
+}
+
+impl Storage {
+    /// Walks over all records below `end` in order and returns the base offsets of their batches.
+    pub(super) fn scan(&self, partition_id: u32, end: i64, mut each: impl FnMut(&Stored)) -> Result<Vec<i64>> {
+        let scanner = self.scanner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bases = Vec::new();
+        read_batches(&scanner, partition_id, i64::MIN, end, |records| {
+            let records = records.map_err(|base| damaged_batch(partition_id, base))?;
+            bases.extend(records.first().map(|r| r.offset));
+            records.iter().filter(|r| r.offset < end).for_each(&mut each);
+            Ok(true)
+        })?;
+        Ok(bases)
+    }
+
+    /// Drops the records below `end` that `keep` does not want, and joins what is left of small batches. `bases` are the
+    /// batches of a scan with the same `end`; commits go on between groups of them.
+    pub(super) fn compact(
+        &self,
+        partition_id: u32,
+        end: i64,
+        bases: &[i64],
+        keep: impl Fn(&Stored) -> bool,
+    ) -> Result<()> {
+        for group in bases.chunks(COMPACTED_TOGETHER) {
+            let mut damaged = None;
+            let written = self.writer().in_transaction(|connection| {
+                compact_batches(connection, partition_id, end, group, &keep, &mut damaged)
+            });
+            match damaged {
+                Some(base) => return Err(damaged_batch(partition_id, base)),
+                None => written?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compact_batches(
+    connection: &Connection,
+    partition_id: u32,
+    end: i64,
+    bases: &[i64],
+    keep: &impl Fn(&Stored) -> bool,
+    damaged: &mut Option<i64>,
+) -> rusqlite::Result<()> {
+    let mut read =
+        connection.prepare_cached("select data from batch where partition_id = ? and base_offset = ?")?;
+    let mut delete =
+        connection.prepare_cached("delete from batch where partition_id = ? and base_offset = ?")?;
+    let mut pending: Vec<Stored> = Vec::new();
+    for base in bases {
+        // Gone meanwhile: the records were deleted, or the topic was.
+        let Some(blob) = read.query_row(params![partition_id, base], |r| r.get(0)).optional()? else { continue };
+        let Ok(mut records) = batch::decode(*base, blob) else {
+            *damaged = Some(*base);
+            return Err(rusqlite::Error::QueryReturnedNoRows);
+        };
+        let before = records.len();
+        records.retain(|r| r.offset >= end || keep(r));
+        if records.len() == before && pending.is_empty() && before >= BATCH_RECORDS / 2 {
+            continue;
+        }
+        delete.execute(params![partition_id, base])?;
+        pending.append(&mut records);
+        if pending.len() >= BATCH_RECORDS {
+            write_records(connection, partition_id, &pending, Gaps::Decided)?;
+            pending.clear();
+        }
+    }
+    write_records(connection, partition_id, &pending, Gaps::Decided)
 }
 
 fn damaged_batch(partition_id: u32, base: i64) -> StreamsError {
@@ -315,61 +396,6 @@ impl Writer {
             )
             .map_err(cannot)?;
         Ok(first_kept.unwrap_or(end))
-    }
-
-    /// Walks over all records below `end` in order.
-    pub(super) fn scan(&self, partition_id: u32, end: i64, mut each: impl FnMut(&Stored)) -> Result<()> {
-        read_batches(&self.connection, partition_id, i64::MIN, end, |records| {
-            let records = records.map_err(|base| damaged_batch(partition_id, base))?;
-            records.iter().filter(|r| r.offset < end).for_each(&mut each);
-            Ok(true)
-        })
-    }
-
-    /// Drops the records below `end` that `keep` does not want, and joins what is left of small batches.
-    pub(super) fn compact(
-        &mut self,
-        partition_id: u32,
-        end: i64,
-        keep: impl Fn(&Stored) -> bool,
-    ) -> Result<()> {
-        let mut damaged = None;
-        let written = self.in_transaction(|connection| {
-            let bases: Vec<i64> = connection
-                .prepare_cached(
-                    "select base_offset from batch where partition_id = ? and base_offset < ? order by 1",
-                )?
-                .query_map(params![partition_id, end], |r| r.get(0))?
-                .collect::<rusqlite::Result<_>>()?;
-            let mut read = connection
-                .prepare_cached("select data from batch where partition_id = ? and base_offset = ?")?;
-            let mut delete =
-                connection.prepare_cached("delete from batch where partition_id = ? and base_offset = ?")?;
-            let mut pending: Vec<Stored> = Vec::new();
-            for base in bases {
-                let blob: Vec<u8> = read.query_row(params![partition_id, base], |r| r.get(0))?;
-                let Ok(mut records) = batch::decode(base, blob) else {
-                    damaged = Some(base);
-                    return Err(rusqlite::Error::QueryReturnedNoRows);
-                };
-                let before = records.len();
-                records.retain(|r| r.offset >= end || keep(r));
-                if records.len() == before && pending.is_empty() && before >= BATCH_RECORDS / 2 {
-                    continue;
-                }
-                delete.execute(params![partition_id, base])?;
-                pending.append(&mut records);
-                if pending.len() >= BATCH_RECORDS {
-                    write_records(connection, partition_id, &pending, Gaps::Decided)?;
-                    pending.clear();
-                }
-            }
-            write_records(connection, partition_id, &pending, Gaps::Decided)
-        });
-        match damaged {
-            Some(base) => Err(damaged_batch(partition_id, base)),
-            None => written,
-        }
     }
 }
 
