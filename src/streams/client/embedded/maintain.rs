@@ -135,7 +135,8 @@ impl Shared {
             let changes = broker.changes;
             let partition = broker.partition(id)?;
             let end = partition.stable_end();
-            let tombstones_may_go = partition.cleanings.front().is_some_and(|(at, _)| now - at >= tombstones_ms);
+            let tombstones_may_go =
+                partition.cleanings.front().is_some_and(|(at, _)| now - at >= tombstones_ms);
             let (reached, kept) = partition.cleaned.unwrap_or((partition.start, 0));
             let mostly_new = end > reached && end - reached >= kept as i64;
             if !mostly_new && !tombstones_may_go {

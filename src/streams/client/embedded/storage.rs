@@ -185,7 +185,12 @@ impl Storage {
 
 impl Storage {
     /// Walks over all records below `end` in order and returns the base offsets of their batches.
-    pub(super) fn scan(&self, partition_id: u32, end: i64, mut each: impl FnMut(&Stored)) -> Result<Vec<i64>> {
+    pub(super) fn scan(
+        &self,
+        partition_id: u32,
+        end: i64,
+        mut each: impl FnMut(&Stored),
+    ) -> Result<Vec<i64>> {
         let scanner = self.scanner.lock().unwrap_or_else(PoisonError::into_inner);
         let mut bases = Vec::new();
         read_batches(&scanner, partition_id, i64::MIN, end, |records| {
@@ -235,7 +240,9 @@ fn compact_batches(
     let mut pending: Vec<Stored> = Vec::new();
     for base in bases {
         // Gone meanwhile: the records were deleted, or the topic was.
-        let Some(blob) = read.query_row(params![partition_id, base], |r| r.get(0)).optional()? else { continue };
+        let Some(blob) = read.query_row(params![partition_id, base], |r| r.get(0)).optional()? else {
+            continue;
+        };
         let Ok(mut records) = batch::decode(*base, blob) else {
             *damaged = Some(*base);
             return Err(rusqlite::Error::QueryReturnedNoRows);
