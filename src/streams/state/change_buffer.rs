@@ -19,7 +19,7 @@ use super::{
 };
 use crate::streams::{
     error::{ProcessingError, Result},
-    record::{AnyValue, ByteKey, ConsumerRecord, Header, Headers, RecordContext, Timestamp},
+    record::{AnyValue, ByteKey, ConsumerRecord, Header, Headers, Timestamp},
     serdes::AnySerde,
 };
 
