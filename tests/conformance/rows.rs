@@ -220,6 +220,46 @@ pub fn changelog(record: &ProducerRecord, store: &StoreBuilder, at: i64) -> Show
     Ok(json!({ "key": key, "value": value, "ts": record.timestamp, "at": at }))
 }
 
+/// A record of the changelog of a stream join's waiting rows: 8 bytes of time, one of side, the key; a list of values, each with its
+/// length and side.
+pub fn pending(
+    record: &ProducerRecord,
+    store: &StoreBuilder,
+    left: &AnySerde,
+    right: &AnySerde,
+    at: i64,
+) -> Shown<Json> {
+    let bytes = record.key.as_deref().unwrap_or_default();
+    let (Some(row_time), Some(side), Some(inner)) = (bytes.get(..8), bytes.get(8), bytes.get(9..)) else {
+        return Err("a waiting row's key is too short".into());
+    };
+    let is_left = *side == 1;
+    let key = json!({
+        "time": time(row_time),
+        "side": if is_left { "left" } else { "right" },
+        "key": decoded(&store.key_serde, Some(inner), key)?,
+    });
+    let values = match record.value.as_deref() {
+        None => Json::Null,
+        Some(bytes) => {
+            let length = |at: usize| -> Shown<usize> {
+                let bytes = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+                bytes.map(|bytes| u32::from_be_bytes(bytes) as usize).ok_or_else(|| "a list cut short".into())
+            };
+            let mut values = Vec::new();
+            let mut place = 4;
+            for _ in 0..length(0)? {
+                let end = place + 4 + length(place)?;
+                let one = bytes.get(place + 5..end).ok_or("a list cut short")?;
+                values.push(decoded(if is_left { left } else { right }, Some(one), value)?);
+                place = end;
+            }
+            Json::Array(values)
+        }
+    };
+    Ok(json!({ "key": key, "value": values, "ts": record.timestamp, "at": at }))
+}
+
 /// The rows of a store, in its listing order. `inputs` are the keys of all input records: what a versioned store is asked for.
 pub fn store(store: &mut Store, builder: &StoreBuilder, inputs: &[String]) -> Shown<Vec<Json>> {
     let plain = |bytes: &[u8]| decoded(&builder.key_serde, Some(bytes), key);

@@ -8,6 +8,7 @@ use sluice::streams::{
     config::{Semantics, StreamsConfig},
     processor::{ErrorHandlers, ErrorResponse},
     record::{ConsumerRecord, Header, Headers, ProducerRecord},
+    serdes::AnySerde,
     test_utils::{DriverOptions, TopologyTestDriver},
     topology::{NodeKind, RecordDecoder, Topology},
 };
@@ -184,13 +185,19 @@ impl<'a> Run<'a> {
                     list.push(rows::output(record, output, at).map_err(failed)?);
                 }
             } else if let Some(inner) = topic.strip_prefix("app-") {
-                if let Some(builder) =
-                    inner.strip_suffix("-changelog").and_then(|store| self.stores.get(store))
+                if let Some(builder) = inner
+                    .strip_suffix("-changelog")
+                    .filter(|store| !self.case["changelog"][*store].is_null())
+                    .and_then(|store| self.stores.get(store))
                 {
                     let list = self.logged.entry(builder.name.clone()).or_default();
                     let mut of_step = Vec::new();
                     for record in &records {
-                        of_step.push(rows::changelog(record, builder, at).map_err(failed)?);
+                        let row = match self.join_values(&builder.name) {
+                            Some((left, right)) => rows::pending(record, builder, left, right, at),
+                            None => rows::changelog(record, builder, at),
+                        };
+                        of_step.push(row.map_err(failed)?);
                     }
                     if matches!(builder.kind, sluice::streams::state::StoreKind::Buffer) {
                         // The reference writes these in a hash order; the files sort one step's by key.
@@ -211,6 +218,19 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// For the store of a join's waiting rows: the serdes of left and right values, from the stores beside it.
+    fn join_values(&self, store: &str) -> Option<(&AnySerde, &AnySerde)> {
+        let base = store
+            .strip_suffix("-left-shared-join-store")
+            .or_else(|| store.strip_suffix("-outer-shared-join-store"))?;
+        let find = |suffixes: [&str; 2]| {
+            let found = suffixes.iter().find_map(|suffix| self.stores.get(&format!("{base}{suffix}")));
+            found.map(|store| &store.value_serde)
+        };
+        let left = find(["-this-join-store", "-outer-this-join-store"])?;
+        Some((left, find(["-other-join-store", "-outer-other-join-store"])?))
     }
 
     fn output(&self, topic: &str) -> Option<Output> {

@@ -1,9 +1,14 @@
 //! Rewrites of the logical graph before it is written: equal sources merged, repartition topics merged, self-joins on one
 //! store, null keys dropped before a hop unless a join below wants them, versioned tables made known downstream.
 
+use std::time::Duration;
+
 use super::graph::{Graph, GraphNode, GraphNodeId, NodeKind, ROOT};
 use super::repartition::Repartition;
-use crate::streams::error::{Result, StreamsError};
+use crate::streams::{
+    error::{Result, StreamsError},
+    state::StoreKind,
+};
 
 /// Runs all rewrites, in Kafka's order.
 pub(crate) fn optimize(graph: &mut Graph) -> Result<()> {
@@ -239,5 +244,18 @@ pub(crate) fn is_versioned(graph: &Graph, id: GraphNodeId) -> bool {
     match graph.nodes[id].output_versioned {
         Some(versioned) => versioned,
         None => graph.nodes[id].parents.iter().all(|parent| is_versioned(graph, *parent)),
+    }
+}
+
+/// Refuses a stream-table join whose table forgets versions before the grace has passed.
+pub(crate) fn check_grace(join: &str, table: &str, kind: Option<StoreKind>, grace: Duration) -> Result<()> {
+    match kind {
+        Some(StoreKind::Versioned { history }) if history >= grace => Ok(()),
+        Some(StoreKind::Versioned { history }) => Err(StreamsError::Topology(format!(
+            "{join} waits {grace:?} for table {table}, which keeps versions for {history:?} only: keep them at least as long"
+        ))),
+        _ => Err(StreamsError::Topology(format!(
+            "{join} has a grace period, but table {table} keeps no versions: materialise it versioned"
+        ))),
     }
 }

@@ -102,6 +102,8 @@ pub trait TaskContext {
     fn cancel(&self, schedule: ScheduleId);
     /// Registers an operator clock; its committed value, or `initial`, is its first reading.
     fn register_clock(&self, node: NodeId, name: &str, initial: i64) -> ClockId;
+    /// Registers an operator clock that several nodes share under the name of one operator.
+    fn register_shared_clock(&self, owner: &str, name: &str, initial: i64) -> ClockId;
     /// Reads an operator clock.
     fn clock(&self, clock: ClockId) -> i64;
     /// Sets an operator clock.
@@ -270,6 +272,11 @@ impl<'a> NodeContext<'a> {
     /// Registers an operator clock (observed stream time, last emit, …), committed and rewound with the state.
     pub fn register_clock(&self, name: &str, initial: i64) -> ClockId {
         self.task.register_clock(self.node, name, initial)
+    }
+
+    /// Registers an operator clock that all nodes naming the same operator share.
+    pub fn register_shared_clock(&self, owner: &str, name: &str, initial: i64) -> ClockId {
+        self.task.register_shared_clock(owner, name, initial)
     }
 
     /// Reads an operator clock.

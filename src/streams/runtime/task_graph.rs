@@ -694,6 +694,17 @@ impl TaskContext for TaskGraph {
         ClockId(clocks.len() - 1)
     }
 
+    fn register_shared_clock(&self, owner: &str, name: &str, initial: i64) -> ClockId {
+        let name = format!("{owner}/{name}");
+        if let Some(known) = self.clocks.borrow().iter().position(|clock| clock.name == name) {
+            return ClockId(known);
+        }
+        let value = self.restored_clocks.borrow().get(&name).copied().unwrap_or(initial);
+        let mut clocks = self.clocks.borrow_mut();
+        clocks.push(Clock { name, value });
+        ClockId(clocks.len() - 1)
+    }
+
     fn clock(&self, clock: ClockId) -> i64 {
         self.clocks.borrow()[clock.0].value
     }

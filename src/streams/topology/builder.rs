@@ -88,6 +88,11 @@ impl TopologyBuilder {
         self.store_ids.contains_key(name)
     }
 
+    /// How a store was described.
+    pub fn store_builder(&self, name: &str) -> Option<&StoreBuilder> {
+        self.store_ids.get(name).map(|id| &self.stores[id.0].builder)
+    }
+
     /// Whether a node of that name exists.
     pub fn has_node(&self, name: &str) -> bool {
         self.node_ids.contains_key(name)
