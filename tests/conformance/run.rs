@@ -190,7 +190,6 @@ impl<'a> Run<'a> {
                     .filter(|store| !self.case["changelog"][*store].is_null())
                     .and_then(|store| self.stores.get(store))
                 {
-                    let list = self.logged.entry(builder.name.clone()).or_default();
                     let mut of_step = Vec::new();
                     for record in &records {
                         let row = match self.join_values(&builder.name) {
@@ -203,7 +202,8 @@ impl<'a> Run<'a> {
                         // The reference writes these in a hash order; the files sort one step's by key.
                         of_step.sort_by_key(|row| rows::key_text(&row["key"]));
                     }
-                    list.extend(of_step);
+                    let name = builder.name.clone();
+                    self.logged.entry(name).or_default().extend(of_step);
                 } else if let Some((decoder, regrouped)) = self.repartitions.get(inner) {
                     let list = self.repartitioned.entry(inner.to_owned()).or_default();
                     for record in &records {
