@@ -2,7 +2,7 @@
 
 use sluice::streams::{
     error::ProcessingError,
-    kstream::{GlobalKTable, JoinWindows, Joined, KStream, KTable, StreamJoined},
+    kstream::{GlobalKTable, JoinWindows, Joined, KStream, KTable, StreamJoined, TableJoined},
 };
 
 use crate::{
@@ -41,6 +41,10 @@ pub fn apply(interpreter: &mut Interpreter, step: Step<'_>) -> Result<(), String
                 ),
                 _ => return Err("table_table_join needs two tables of one key type".into()),
             }
+        }
+        "fk_join" => {
+            let (left, right) = (interpreter.table(step, "left")?, interpreter.table(step, "right")?);
+            Node::Table(Of::Text(each_of!(left, l => each_of!(right, r => foreign_key(l, r, step)?))))
         }
         other => return Err(format!("unknown step {other}")),
     };
@@ -130,5 +134,23 @@ fn streams<L: CaseValue, R: CaseValue>(
         "left" => Ok(left.left_join_with(right, f, windows, joined)),
         "outer" => Ok(left.outer_join_with(right, f, windows, joined)),
         other => Err(format!("unknown kind of stream-stream join {other}")),
+    }
+}
+
+fn foreign_key<L: CaseValue, R: CaseValue>(
+    left: &KTable<String, L>,
+    right: &KTable<String, R>,
+    step: Step<'_>,
+) -> Result<KTable<String, String>, String> {
+    let f = joiner(functions::joiner(step.text("fn")?)?);
+    let select = functions::key_selector(step.text("fk_fn")?)?;
+    let select = move |key: Option<&String>, value: Option<&L>| {
+        Ok(select(key.map(CaseKey::key), value.map(CaseValue::to_value).as_ref()))
+    };
+    let joined = TableJoined::named(named(step));
+    match step.text("kind")? {
+        "inner" => Ok(left.join_on_with(right, select, f, joined, materialized(step)?)),
+        "left" => Ok(left.left_join_on_with(right, select, f, joined, materialized(step)?)),
+        other => Err(format!("unknown kind of foreign-key join {other}")),
     }
 }

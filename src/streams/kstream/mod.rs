@@ -23,6 +23,7 @@ mod change_serde;
 mod cogroup;
 mod filter;
 mod flat_map;
+mod foreign_key_join;
 mod functions;
 mod global_table;
 mod graph;
