@@ -35,31 +35,53 @@ pub struct Sent {
 pub struct Sender {
     supplier: Arc<dyn ClientSupplier>,
     producer: Option<Box<dyn Producer>>,
+    /// Rows that the producer holds and has not been able to deliver: it goes on with them by itself, so they are
+    /// flushed again and not sent again. Empty when there is no producer.
+    queued: Vec<i64>,
 }
 
 impl Sender {
     /// No connection is made yet.
     pub fn new(supplier: Arc<dyn ClientSupplier>) -> Self {
-        Self { supplier, producer: None }
+        Self { supplier, producer: None, queued: Vec::new() }
     }
 
     /// Sends rows (in the order of their ids), giving up at `until`, when the lanes may be somebody else's.
+    ///
+    /// 1. What the producer still holds from before is delivered first.
+    /// 2. Wave by wave: every key's next row, then one flush.
+    /// 3. A wave that fails is sent again row by row, to find out which row it was.
     pub fn send(&mut self, rows: &[UnsentRow], until: Instant) -> Sent {
         let mut sent = Sent::default();
+        // 1
+        let delivered = match self.deliver_queued() {
+            Ok(delivered) => delivered,
+            Err(error) => {
+                sent.stopped = Some(error);
+                return sent;
+            }
+        };
+        sent.acknowledged.extend(&delivered);
+        let delivered: HashSet<i64> = delivered.into_iter().collect();
+        let rows: Vec<&UnsentRow> = rows.iter().filter(|row| !delivered.contains(&row.id)).collect();
+        // 2
         let mut held: HashSet<&str> = HashSet::new();
-        for wave in waves(rows) {
-            let wave: Vec<&UnsentRow> =
-                wave.into_iter().filter(|row| !held.contains(row.row.key.as_str())).collect();
+        for mut wave in waves(&rows) {
+            wave.retain(|row| !held.contains(row.row.key.as_str()));
             if Instant::now() >= until {
                 sent.stopped = Some(StreamsError::Retriable("the lease ran out while sending".into()));
                 return sent;
             }
             match self.send_together(&wave) {
                 Ok(()) => sent.acknowledged.extend(wave.iter().map(|row| row.id)),
-                // Which of them failed is not known: one at a time.
+                Err(error) if !is_refusal(&error) => {
+                    sent.stopped = Some(error);
+                    return sent;
+                }
+                // 3
                 Err(_) => {
                     for row in wave {
-                        match self.send_alone(row, until) {
+                        match self.send_alone(row) {
                             Alone::Acknowledged => sent.acknowledged.push(row.id),
                             Alone::Refused(reason) => {
                                 held.insert(&row.row.key);
@@ -75,34 +97,61 @@ impl Sender {
             }
             failpoint::hit("relay_after_send");
         }
+        if sent.acknowledged.is_empty() && sent.refused.len() >= REFUSALS_MAX {
+            return refuses_everything(sent);
+        }
         sent
     }
 
+    /// Step 1: flushes again what could not be delivered before; returns the rows.
+    fn deliver_queued(&mut self) -> Result<Vec<i64>> {
+        if self.queued.is_empty() {
+            return Ok(Vec::new());
+        }
+        let result = self.producer().and_then(|producer| producer.flush());
+        match result {
+            Ok(()) => Ok(std::mem::take(&mut self.queued)),
+            Err(error) => {
+                self.keep_or_drop(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends rows of different keys and waits for all acknowledgements.
     fn send_together(&mut self, rows: &[&UnsentRow]) -> Result<()> {
         let result = self.try_send(rows);
-        if result.is_err() {
-            // What the producer still holds must not arrive between what is sent next.
-            self.producer = None;
+        match &result {
+            Ok(()) => self.queued.clear(),
+            Err(error) => self.keep_or_drop(error),
         }
         result
     }
 
     fn try_send(&mut self, rows: &[&UnsentRow]) -> Result<()> {
-        let producer = self.producer()?;
+        self.queued.clear();
         for row in rows {
-            producer.send(record(row)?)?;
+            let record = record(row)?;
+            self.producer()?.send(record)?;
+            self.queued.push(row.id);
         }
-        producer.flush()
+        self.producer()?.flush()
+    }
+
+    /// A producer that only could not deliver yet goes on; after anything else what it holds must not arrive between
+    /// what is sent next.
+    fn keep_or_drop(&mut self, error: &StreamsError) {
+        if !matches!(error, StreamsError::Retriable(_)) {
+            self.producer = None;
+            self.queued.clear();
+        }
     }
 
     /// One row by itself. Refused for good: the same clear refusal twice, by two producers, while the log knows the
     /// topic. Anything less is a reason to wait, never to set an event aside.
-    fn send_alone(&mut self, row: &UnsentRow, until: Instant) -> Alone {
+    fn send_alone(&mut self, row: &UnsentRow) -> Alone {
         let Err(first) = self.send_together(&[row]) else { return Alone::Acknowledged };
         if !is_refusal(&first) {
-            return Alone::TryLater(first);
-        }
-        if Instant::now() >= until {
             return Alone::TryLater(first);
         }
         let topic_known = self.producer().and_then(|producer| producer.partition_count(&row.row.topic));
@@ -124,6 +173,16 @@ impl Sender {
     }
 }
 
+/// Refusals in a batch of which nothing is taken that speak against the log and not against the rows.
+const REFUSALS_MAX: usize = 3;
+
+/// A log that takes nothing at all (permissions, a broken topic) is waited for: no event is set aside for that.
+fn refuses_everything(sent: Sent) -> Sent {
+    let reason = sent.refused.into_iter().next().map_or_else(String::new, |(_, reason)| reason);
+    let stopped = StreamsError::Retriable(format!("the log refuses every event: {reason}"));
+    Sent { stopped: Some(stopped), ..Sent::default() }
+}
+
 enum Alone {
     Acknowledged,
     Refused(String),
@@ -135,7 +194,7 @@ fn is_refusal(error: &StreamsError) -> bool {
 }
 
 /// Cuts rows into waves: a key's first row is in the first wave, its second in the second, and so on.
-fn waves(rows: &[UnsentRow]) -> Vec<Vec<&UnsentRow>> {
+fn waves<'a>(rows: &[&'a UnsentRow]) -> Vec<Vec<&'a UnsentRow>> {
     let mut waves: Vec<Vec<&UnsentRow>> = Vec::new();
     let mut seen: HashMap<&str, usize> = HashMap::with_capacity(rows.len());
     for row in rows {
@@ -202,7 +261,12 @@ mod tests {
         }
     }
 
-    struct FakeProducer(Fake, Option<StreamsError>);
+    /// As Kafka's plain producer: what cannot be delivered stays queued; a refused record is gone.
+    struct FakeProducer {
+        log: Fake,
+        queue: Vec<String>,
+        refused: bool,
+    }
 
     impl Producer for FakeProducer {
         fn init_transactions(&mut self) -> Result<()> {
@@ -212,20 +276,26 @@ mod tests {
             unreachable!("the relay is not transactional")
         }
         fn send(&mut self, record: ProducerRecord) -> Result<()> {
-            let value = String::from_utf8(record.value.unwrap().to_vec()).unwrap();
-            let mut log = self.0.log();
-            if log.down {
-                self.1.get_or_insert(StreamsError::Retriable("the log is down".into()));
-            } else if log.poison.contains(&value) {
-                self.1.get_or_insert(StreamsError::fatal("message size too large"));
-            } else {
-                log.taken.push(value);
-            }
+            self.queue.push(String::from_utf8(record.value.unwrap().to_vec()).unwrap());
             Ok(())
         }
         fn flush(&mut self) -> Result<()> {
-            self.0.log().flushes += 1;
-            self.1.take().map_or(Ok(()), Err)
+            let mut log = self.log.log();
+            log.flushes += 1;
+            if log.down {
+                return Err(StreamsError::Retriable("not acknowledged; flush again".into()));
+            }
+            for value in self.queue.drain(..) {
+                if log.poison.contains(&value) {
+                    self.refused = true;
+                } else {
+                    log.taken.push(value);
+                }
+            }
+            match std::mem::take(&mut self.refused) {
+                true => Err(StreamsError::fatal("message size too large")),
+                false => Ok(()),
+            }
         }
         fn send_offsets_to_transaction(
             &mut self,
@@ -241,7 +311,7 @@ mod tests {
             unreachable!("the relay is not transactional")
         }
         fn partition_count(&mut self, topic: &str) -> Result<i32> {
-            if self.0.log().topic_unknown {
+            if self.log.log().topic_unknown {
                 return Err(StreamsError::fatal(format!("topic {topic} does not exist")));
             }
             Ok(3)
@@ -253,7 +323,7 @@ mod tests {
             unreachable!("the relay reads no topic")
         }
         fn producer(&self, _: &ProducerConfig) -> Result<Box<dyn Producer>> {
-            Ok(Box::new(FakeProducer(self.clone(), None)))
+            Ok(Box::new(FakeProducer { log: self.clone(), queue: Vec::new(), refused: false }))
         }
         fn admin(&self) -> Result<Arc<dyn Admin>> {
             unreachable!("the relay makes no topic")
@@ -304,15 +374,18 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_down_parks_nothing() {
+    fn a_log_that_is_down_parks_nothing_and_gets_each_event_once_when_it_is_back() {
         let log = Fake::default();
         log.log().down = true;
         let mut sender = Sender::new(Arc::new(log.clone()));
-        let sent = sender.send(&rows(&["a1", "b1"]), later());
-        assert!(sent.acknowledged.is_empty() && sent.refused.is_empty(), "{sent:?}");
-        assert!(matches!(sent.stopped, Some(StreamsError::Retriable(_))));
+        for _ in 0..3 {
+            let sent = sender.send(&rows(&["a1", "b1", "a2"]), later());
+            assert!(sent.acknowledged.is_empty() && sent.refused.is_empty(), "{sent:?}");
+            assert!(matches!(sent.stopped, Some(StreamsError::Retriable(_))));
+        }
         log.log().down = false;
-        assert_eq!(sender.send(&rows(&["a1", "b1"]), later()).acknowledged, [0, 1]);
+        assert_eq!(sender.send(&rows(&["a1", "b1", "a2", "a3"]), later()).acknowledged, [0, 1, 2, 3]);
+        assert_eq!(log.log().taken, ["a1", "b1", "a2", "a3"]);
     }
 
     #[test]
@@ -322,6 +395,18 @@ mod tests {
         log.log().poison.insert("a1".into());
         let sent = Sender::new(Arc::new(log.clone())).send(&rows(&["a1"]), later());
         assert!(sent.refused.is_empty() && sent.stopped.is_some(), "{sent:?}");
+    }
+
+    #[test]
+    fn a_log_that_refuses_everything_is_waited_for() {
+        let log = Fake::default();
+        log.log().poison.extend(["a1", "b1", "c1", "d1"].map(String::from));
+        let sent = Sender::new(Arc::new(log.clone())).send(&rows(&["a1", "b1", "c1", "d1", "e1"]), later());
+        // The first try takes e1; alone, the others are refused before it is its turn again.
+        assert!(
+            sent.refused.is_empty() && matches!(sent.stopped, Some(StreamsError::Retriable(_))),
+            "{sent:?}"
+        );
     }
 
     #[test]
