@@ -121,8 +121,8 @@ impl<K: Data, V: Data> TimeWindowedKStream<K, V> {
         named: impl Into<Named>,
         materialized: Materialized<K, i64>,
     ) -> KTable<Windowed<K>, i64> {
-        if materialized.store_name.is_none() {
-            // Kafka takes a number here and does not use it; later names must agree.
+        if materialized.store_name.is_none() && !matches!(self.windows, Windows::Sliding(_)) {
+            // Kafka takes a number here (not for sliding windows) and does not use it; later names must agree.
             self.core.stream.graph.borrow_mut().new_store_name("KSTREAM-AGGREGATE-");
         }
         self.counted(&named.into(), materialized)
