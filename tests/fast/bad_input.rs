@@ -58,6 +58,43 @@ fn mistakes_in_settings_stop_the_program_before_it_starts() {
     check_refused(&["serv"], &[], &["serv"]);
 }
 
+#[test]
+fn every_mistake_of_a_topology_is_reported_with_its_place() {
+    const THREE_MISTAKES: &str = r#"version = 1
+app     = "mistakes"
+
+[source.issued]
+topic  = "issued"
+fields = { id = "int", at = "timestamp" }
+colour = "red"
+
+[stream.twice]
+from   = "isued"
+select = { id = "id" }
+
+[stream.wrong]
+from   = "issued"
+select = { id = "idd + 1" }
+"#;
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("mistakes.toml");
+    std::fs::write(&file, THREE_MISTAKES).expect("written");
+    let file = file.to_str().expect("a path of text");
+    let place = |line_and_column: &str| format!("{file}:{line_and_column}:");
+    check_refused(
+        &["topology", "check", file],
+        &[],
+        &[
+            &place("7:1"),
+            "colour",
+            &place("10:10"),
+            "did you mean `issued`?",
+            &place("15:18"),
+            "unknown column `idd`",
+        ],
+    );
+}
+
 /// A server on embedded parts, killed on drop.
 struct Server {
     child: Child,
