@@ -18,11 +18,11 @@ const RUN_FILE: &str = "demo.json";
 pub const REMINDED_AFTER_MS: i64 = 9_000;
 
 /// What the demo changes in the shipped topologies, so that windows close and reminders come while somebody watches:
-/// a minute is 2 s, a day without use is [`REMINDED_AFTER_MS`], and inputs count as silent after 2 s.
+/// a minute is 2 s, a day without use is [`REMINDED_AFTER_MS`], and inputs count as silent after 3 s.
 const SHORTER: [(&str, &str); 3] = [
     ("tumbling = \"1m\", grace = \"10s\"", "tumbling = \"2s\", grace = \"1s\""),
     ("after = \"24h\", grace = \"1m\"", "after = \"9s\", grace = \"2s\""),
-    ("idle_close = \"30s\"", "idle_close = \"2s\""),
+    ("idle_close = \"30s\"", "idle_close = \"3s\""),
 ];
 
 /// One run: all that its users do follows from this.
@@ -99,6 +99,8 @@ impl DemoData {
             ("gate.kind", "embedded"),
             ("ledger.url", "sqlite://{data_dir}/ledger.sqlite"),
             ("streams.state_dir", "{data_dir}/state"),
+            // After a kill the lanes are free again before the inputs count as silent.
+            ("relay.lease_ms", "1000"),
             ("topics.replication_factor", "1"),
             ("admin.token", ""),
         ] {
