@@ -3,9 +3,8 @@
 //! Start: log and topics (in the background), ledger and schema, gate, service, topologies, then it listens. Stop, on
 //! SIGTERM or SIGINT:
 //! 1. no new connections; admitted requests finish (`http.shutdown_grace_ms`),
-//! 2. the outbox is relayed as far as the log takes it,
-//! 3. topologies commit and leave their group,
-//! 4. connections close.
+//! 2. the outbox is relayed as far as the log takes it, while topologies commit and leave their group,
+//! 3. connections close.
 //!
 //! A second signal ends the process at once; nothing is lost by that, only repeated.
 

@@ -271,7 +271,9 @@ async fn each_planted_corruption_is_found_as_exactly_what_it_is() {
         ),
         (
             "a row that the gate has forgotten",
-            Box::new(|facts| drop(facts.gate.as_mut().unwrap().get_mut(&coupon).unwrap().remove(&3))),
+            Box::new(|facts| {
+                facts.gate.as_mut().unwrap().get_mut(&coupon).unwrap().remove(&3);
+            }),
             vec![(I5, user(3))],
         ),
         (
@@ -342,26 +344,22 @@ async fn each_planted_corruption_is_found_as_exactly_what_it_is() {
         (
             "somebody was told yes and has nothing",
             Box::new(|facts| {
-                drop(
-                    facts
-                        .answers
-                        .as_mut()
-                        .unwrap()
-                        .insert((coupon, 50), answers::Told { yes: true, ..Default::default() }),
-                )
+                facts
+                    .answers
+                    .as_mut()
+                    .unwrap()
+                    .insert((coupon, 50), answers::Told { yes: true, ..Default::default() });
             }),
             vec![(I9, user(50))],
         ),
         (
             "somebody was told sold out and has one",
             Box::new(|facts| {
-                drop(
-                    facts
-                        .answers
-                        .as_mut()
-                        .unwrap()
-                        .insert((coupon, 1), answers::Told { no: true, ..Default::default() }),
-                )
+                facts
+                    .answers
+                    .as_mut()
+                    .unwrap()
+                    .insert((coupon, 1), answers::Told { no: true, ..Default::default() });
             }),
             vec![(I9, user(1))],
         ),
