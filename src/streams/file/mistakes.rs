@@ -278,3 +278,113 @@ fn every_mistake_is_said_as_the_catalogue_has_it() {
     }
     assert!(MISTAKES.len() >= 60);
 }
+
+/// Pieces that mean something to one of the readers on the way.
+const PIECES: [&str; 40] = [
+    "\"",
+    "'",
+    "\"\"\"",
+    "\\",
+    "\\u00",
+    "[",
+    "]",
+    "[[",
+    "{",
+    "}",
+    "=",
+    ",",
+    ".",
+    "\n",
+    "#",
+    "(",
+    ")",
+    "null",
+    " and ",
+    " || ",
+    "->>",
+    "-",
+    "9223372036854775808",
+    "case ",
+    " end",
+    "filter (where ",
+    "count(*)",
+    "é",
+    "\u{0}",
+    "interval '1h'",
+    "1d",
+    "\"0s\"",
+    "from",
+    "userId",
+    "orders",
+    "[table.x]\n",
+    "window_start",
+    "sum(",
+    "cast(",
+    " as ",
+];
+
+/// A text with a few changes, from a seed: bytes gone, lines moved, pieces put in.
+fn mangled(mut seed: u64) -> String {
+    let mut roll = |sides: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % sides.max(1)
+    };
+    let mut text = VALID.to_owned();
+    for _ in 0..=roll(4) {
+        let mut at = roll(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        match roll(4) {
+            0 => text.insert_str(at, PIECES[roll(PIECES.len())]),
+            1 => {
+                let mut end = (at + 1 + roll(12)).min(text.len());
+                while !text.is_char_boundary(end) {
+                    end += 1;
+                }
+                text.replace_range(at..end, PIECES[roll(PIECES.len())]);
+            }
+            2 => {
+                let mut lines: Vec<&str> = text.lines().collect();
+                let (from, to) = (roll(lines.len()), roll(lines.len()));
+                let line = lines.remove(from);
+                lines.insert(to.min(lines.len()), line);
+                text = lines.join("\n");
+            }
+            _ => {
+                let quoted: Vec<&str> = text.split('"').collect();
+                let (from, to) = (roll(quoted.len()), roll(quoted.len()));
+                let mut swapped = quoted.clone();
+                swapped[to] = quoted[from];
+                text = swapped.join("\"");
+            }
+        }
+    }
+    text
+}
+
+/// `SLUICE_FILE_CASES` sets how many (default 1500), `SLUICE_SEED` where to begin.
+#[test]
+fn whatever_the_file_says_loading_answers() {
+    let number =
+        |name: &str, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let (cases, first) = (number("SLUICE_FILE_CASES", 1_500), number("SLUICE_SEED", 1));
+    let processors = processors();
+    let mut loaded = 0;
+    for seed in first..first + cases {
+        let text = mangled(seed);
+        let loading = std::panic::AssertUnwindSafe(|| load("shop.toml", &text, &processors).map(|_| ()));
+        let answer = std::panic::catch_unwind(loading);
+        match answer {
+            Ok(Ok(())) => loaded += 1,
+            Ok(Err(error)) => {
+                assert!(!error.to_string().is_empty(), "refused without a word, SLUICE_SEED={seed}\n{text}")
+            }
+            Err(_) => panic!("the loader panicked, SLUICE_SEED={seed}\n{text}"),
+        }
+    }
+    assert!(
+        loaded > 0 && loaded < cases,
+        "{loaded} of {cases} loaded: the changes mean too little or too much"
+    );
+}
