@@ -13,6 +13,7 @@ pub mod like;
 pub mod number;
 pub mod parse;
 pub mod reference;
+pub mod rules;
 pub mod scope;
 pub mod typed;
 

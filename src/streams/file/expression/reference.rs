@@ -7,8 +7,8 @@ use std::fmt::Write;
 
 use super::{
     aggregate,
-    check::reference_signature,
     function::{FUNCTIONS, NON_DETERMINISTIC, SPECIAL_FORMS},
+    rules::reference_signature,
 };
 
 const HEAD: &str = "\

@@ -4,30 +4,26 @@
 //! columns, for the messages, and with those that are read. What must always hold: every mistake that can be seen without data is
 //! seen here.
 
+mod join;
+mod sink;
+mod table;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
 
-use jiff::tz::TimeZone;
-
-use super::{BadPolicy, JoinPlan, Operator, Plan, PlanNode, SinkPlan, TablePlan, prune::Needed};
+use super::{BadPolicy, Operator, Plan, PlanNode, prune::Needed};
 use crate::streams::file::{
     diagnostic::{Diagnostic, Diagnostics},
-    expression::{
-        self, Aggregate, ExpressionError, Scope, Side, Slot, Typed, check, check_boolean, check_select,
-    },
-    parse::{Bad, Body, Columns, File, Join, JoinKind, Node, Source, Table, To},
+    expression::{self, ExpressionError, Scope, Typed, check, check_boolean},
+    parse::{Bad, Body, Columns, File, Node, Source, Table},
     reader::{Text, place_in},
     suggest::did_you_mean,
     value::{Column, ColumnType, DataType},
-    window::Windows,
 };
 
 const MS_PER_DAY: i64 = 86_400_000;
-
-/// How long a closed window stays readable when the file does not say, ms.
-const RETENTION_MS: i64 = MS_PER_DAY;
 
 /// Binds the file, adding to the mistakes already known; with `needed`, only those columns of sources and projections.
 pub fn bind(
@@ -241,7 +237,7 @@ impl<'a> Binder<'a> {
         }
         let mut all: Vec<Column> = Vec::new();
         for (field, type_name) in &source.fields {
-            match expression::check::declared_type(&type_name.value) {
+            match expression::rules::declared_type(&type_name.value) {
                 Ok(column_type) => all.push(Column::new(field.value.clone(), column_type)),
                 Err(error) => self.expression_error(type_name, error),
             }
@@ -464,202 +460,6 @@ impl<'a> Binder<'a> {
         Some(PlanNode { name, inputs, columns, keyed_by, operator: Operator::Merge { slots }, sink: None })
     }
 
-    fn table(&mut self, name: String, inputs: Vec<usize>, table: &Table) -> Option<PlanNode> {
-        let input = &self.nodes[inputs[0]];
-        let input_columns = input.columns.clone();
-        let keyed_by = input.keyed_by.clone();
-        let input_scope = Scope::of(Some(&table.from.value), &input_columns);
-        let group_by = self.columns(inputs[0], &table.group_by);
-        let filter = self.condition(table.filter.as_ref(), &input_scope);
-        let windows = match &table.window {
-            None => Some(None),
-            Some(window) => self.windows(window).map(Some),
-        };
-        let (group_by, windows) = (group_by?, windows?);
-        let mut columns: Vec<Column> = Vec::new();
-        for slot in &group_by {
-            let column = &input_columns[*slot];
-            // A NULL key never reaches the state.
-            columns
-                .push(Column::new(column.name.clone(), ColumnType { nullable: false, ..column.column_type }));
-        }
-        let timestamp = ColumnType::required(DataType::Timestamp);
-        if windows.is_some() {
-            columns.push(Column::new("windowStart", timestamp));
-            columns.push(Column::new("windowEnd", timestamp));
-        }
-        let output_scope = with_aliases(&columns, windows.is_some(), group_by.len());
-        let mut aggregates: Vec<Aggregate> = Vec::new();
-        let mut select = Vec::new();
-        let mut right = true;
-        for (column, text) in &table.select {
-            if columns.iter().any(|known| known.name == column.value)
-                || (windows.is_some() && matches!(column.value.as_str(), "final" | "revision"))
-            {
-                self.report(
-                    Diagnostic::new(
-                        column.span.clone(),
-                        format!("the result already has a column `{}`", column.value),
-                    )
-                    .help("group columns, window bounds, `final` and `revision` are there by themselves"),
-                );
-                right = false;
-            }
-            match check_select(&text.value, &output_scope, &input_scope, &mut aggregates) {
-                Ok(typed) => {
-                    columns.push(Column::new(column.value.clone(), typed.column_type()));
-                    select.push(typed);
-                }
-                Err(error) => {
-                    self.expression_error(text, error);
-                    right = false;
-                }
-            }
-        }
-        if windows.is_some() {
-            columns.push(Column::new("final", ColumnType::required(DataType::Bool)));
-            columns.push(Column::new("revision", ColumnType::required(DataType::Int)));
-        }
-        let having = if right {
-            let scope = with_aliases(&columns, windows.is_some(), group_by.len());
-            self.condition(table.having.as_ref(), &scope)
-        } else {
-            Err(())
-        };
-        let (filter, having) = (filter.ok()?, having.ok()?);
-        let names: Vec<String> = table.group_by.iter().map(|column| column.value.clone()).collect();
-        let (carried, group_by, aggregates) = if keyed_by.as_ref() == Some(&names) {
-            (None, group_by, aggregates)
-        } else {
-            carry(group_by, aggregates)
-        };
-        let partial = carried.is_some() && aggregates.iter().all(Aggregate::mergeable);
-        let plan = TablePlan {
-            carried,
-            filter,
-            group_by,
-            grace_ms: table.window.as_ref().map_or(0, |window| window.grace.value),
-            retention_ms: table.retention.as_ref().map_or(RETENTION_MS, |retention| retention.value),
-            on_update: !table.emit.on_close,
-            on_close: table.emit.on_close || table.emit.with_final,
-            windows,
-            aggregates,
-            select,
-            having,
-            state_version: table.state_version,
-            partial,
-        };
-        Some(PlanNode {
-            name,
-            inputs,
-            columns,
-            keyed_by: Some(names),
-            operator: Operator::Table(plan),
-            sink: None,
-        })
-    }
-
-    fn windows(&mut self, window: &crate::streams::file::parse::Window) -> Option<Windows> {
-        let Some(zone) = &window.zone else { return Some(Windows::Fixed { size_ms: window.size.value }) };
-        let found = TimeZone::get(&zone.value).ok();
-        if found.is_none() {
-            self.report(
-                Diagnostic::new(zone.span.clone(), format!("`{}` is not a time zone", zone.value))
-                    .help("write an IANA name such as \"Asia/Seoul\" or \"UTC\""),
-            );
-        }
-        if window.size.value % MS_PER_DAY != 0 {
-            self.report(
-                Diagnostic::new(window.size.span.clone(), "only windows of whole days have a zone")
-                    .help("write `tumbling = \"1d\"`, or leave `zone` out"),
-            );
-            return None;
-        }
-        Some(Windows::Days { days: window.size.value / MS_PER_DAY, zone: found? })
-    }
-
-    fn join(&mut self, name: String, inputs: Vec<usize>, join: &Join) -> Option<PlanNode> {
-        if join.left.value == join.right.value {
-            self.report(
-                Diagnostic::new(join.right.span.clone(), "both sides of the join are the same node")
-                    .help("give one side another name with a stream node"),
-            );
-            return None;
-        }
-        let on = [self.column(inputs[0], &join.on_left), self.column(inputs[1], &join.on_right)];
-        let sides = [&self.nodes[inputs[0]], &self.nodes[inputs[1]]];
-        let mut scope = Scope::default();
-        let optional = [join.kind == JoinKind::Outer, join.kind != JoinKind::Inner];
-        for ((side, text), (which, optional)) in sides
-            .iter()
-            .zip([&join.left, &join.right])
-            .zip([(Side::Left, optional[0]), (Side::Right, optional[1])])
-        {
-            let columns: Vec<Column> = side
-                .columns
-                .iter()
-                .map(|column| {
-                    let nullable = column.column_type.nullable || optional;
-                    Column::new(column.name.clone(), ColumnType { nullable, ..column.column_type })
-                })
-                .collect();
-            scope.add(Some(&text.value), &columns, which);
-        }
-        let keyed: Vec<bool> = sides
-            .iter()
-            .zip([&join.on_left, &join.on_right])
-            .map(|(side, on)| side.keyed_by.as_deref() == Some(std::slice::from_ref(&on.value)))
-            .collect();
-        let types: Vec<Option<DataType>> = sides
-            .iter()
-            .zip(on)
-            .map(|(side, slot)| slot.map(|slot| side.columns[slot].column_type.data_type))
-            .collect();
-        let filter = self.condition(join.filter.as_ref(), &scope);
-        let projection = join.select.as_ref().and_then(|select| self.projection(&name, select, &scope));
-        let on = [on[0]?, on[1]?];
-        if types[0] != types[1] {
-            let shown: Vec<String> = types.iter().flatten().map(ToString::to_string).collect();
-            let message = format!(
-                "the sides cannot be brought together: `{}.{}` is {}, `{}.{}` is {}",
-                join.left.value,
-                join.on_left.value,
-                shown[0],
-                join.right.value,
-                join.on_right.value,
-                shown[1]
-            );
-            self.report(
-                Diagnostic::new(join.on_right.span.clone(), message)
-                    .help("equal keys must be equal bytes: cast one of them in a stream before the join"),
-            );
-            return None;
-        }
-        let (filter, (columns, select)) = (filter.ok()?, projection?);
-        let mut plan = JoinPlan {
-            carried: [None, None],
-            on,
-            before_ms: join.before,
-            after_ms: join.after.value,
-            grace_ms: join.grace.value,
-            kind: join.kind,
-            filter,
-            select,
-        };
-        for (index, side) in [Side::Left, Side::Right].into_iter().enumerate() {
-            if !keyed[index] {
-                carry_side(&mut plan, index, side);
-            }
-        }
-        let keyed_by = plan
-            .select
-            .iter()
-            .position(|typed| matches!(typed.node, expression::typed::Node::Column(Slot { side: Side::Left, index }, _) if index == plan.on[0]))
-            .filter(|_| join.kind != JoinKind::Outer)
-            .map(|at| vec![columns[at].name.clone()]);
-        Some(PlanNode { name, inputs, columns, keyed_by, operator: Operator::Join(plan), sink: None })
-    }
-
     fn processor(
         &mut self,
         name: String,
@@ -698,7 +498,7 @@ impl<'a> Binder<'a> {
         }
         let mut columns = Vec::new();
         for (field, type_name) in fields.into_iter().flatten() {
-            match expression::check::declared_type(&type_name.value) {
+            match expression::rules::declared_type(&type_name.value) {
                 Ok(column_type) => columns.push(Column::new(field.value.clone(), column_type)),
                 Err(error) => {
                     self.expression_error(type_name, error);
@@ -719,66 +519,6 @@ impl<'a> Binder<'a> {
             bound.keyed_by = None;
         }
         Some(bound)
-    }
-
-    fn sink(&mut self, name: &'a Text, node: &PlanNode, to: &'a To) -> Option<SinkPlan> {
-        let scope = match &node.operator {
-            Operator::Table(table) => {
-                with_aliases(&node.columns, table.windows.is_some(), table.group_by.len())
-            }
-            _ => Scope::of(Some(&node.name), &node.columns),
-        };
-        let key = to.key.as_ref().map(|key| self.checked(key, &scope));
-        let headers: Vec<Option<(String, Typed)>> = to
-            .headers
-            .iter()
-            .map(|(name, text)| self.checked(text, &scope).map(|typed| (name.value.clone(), typed)))
-            .collect();
-        for input in &self.file.nodes {
-            if let Body::Source(source) = &input.body
-                && source.topic.value == to.topic.value
-            {
-                let message = format!(
-                    "`{}` writes topic `{}`, which `{}` reads",
-                    name.value, to.topic.value, input.name.value
-                );
-                self.diagnostics.push(
-                    Diagnostic::new(to.topic.span.clone(), message)
-                        .help("that is a cycle: read the node instead of its topic"),
-                );
-                return None;
-            }
-        }
-        let shape: Vec<String> = node
-            .columns
-            .iter()
-            .map(|column| format!("{} {}", column.name, column.column_type))
-            .chain([format!("key {}", key.is_some())])
-            .collect();
-        let shape = shape.join(", ");
-        match self.topics.get(to.topic.value.as_str()) {
-            Some((other, known)) if *known != shape => {
-                let message = format!(
-                    "`{}` and `{other}` write topic `{}` with other shapes",
-                    name.value, to.topic.value
-                );
-                let help = format!("`{other}` writes ({known}), this node ({shape})");
-                self.diagnostics.push(Diagnostic::new(to.topic.span.clone(), message).help(help));
-            }
-            Some(_) => {}
-            None => {
-                self.topics.insert(&to.topic.value, (&name.value, shape));
-            }
-        }
-        let key = match key {
-            Some(key) => Some(key?),
-            None => None,
-        };
-        Some(SinkPlan {
-            topic: to.topic.value.clone(),
-            key,
-            headers: headers.into_iter().collect::<Option<_>>()?,
-        })
     }
 
     /// The one `idle_close` of the file.
@@ -802,63 +542,4 @@ impl<'a> Binder<'a> {
 
 fn is_column(typed: &Typed, name: &str) -> bool {
     matches!(&typed.node, expression::typed::Node::Column(_, shown) if shown.rsplit('.').next() == Some(name))
-}
-
-/// The columns of a table's result; window bounds also under their names in expressions.
-fn with_aliases(columns: &[Column], windowed: bool, group_columns: usize) -> Scope {
-    let mut scope = Scope::of(None, columns);
-    if windowed {
-        for (offset, alias) in ["window_start", "window_end"].into_iter().enumerate() {
-            scope.add_alias(
-                alias,
-                ColumnType::required(DataType::Timestamp),
-                Slot { side: Side::Left, index: group_columns + offset },
-            );
-        }
-    }
-    scope
-}
-
-/// Decides what goes through a table's repartition: the group key, then what the aggregates read.
-fn carry(
-    group_by: Vec<usize>,
-    aggregates: Vec<Aggregate>,
-) -> (Option<Vec<usize>>, Vec<usize>, Vec<Aggregate>) {
-    let mut carried: Vec<usize> = Vec::new();
-    let read = aggregates.iter().flat_map(Aggregate::slots).map(|slot| slot.index);
-    for slot in group_by.iter().copied().chain(read) {
-        if !carried.contains(&slot) {
-            carried.push(slot);
-        }
-    }
-    let moved = |index: usize| carried.iter().position(|slot| *slot == index).unwrap_or_default();
-    let aggregates = aggregates
-        .into_iter()
-        .map(|aggregate| aggregate.map_slots(&|slot| Slot { index: moved(slot.index), ..slot }))
-        .collect();
-    let group_by = group_by.into_iter().map(moved).collect();
-    (Some(carried), group_by, aggregates)
-}
-
-/// Decides what goes through a join's repartition of one side.
-fn carry_side(plan: &mut JoinPlan, index: usize, side: Side) {
-    let mut carried = vec![plan.on[index]];
-    for typed in plan.select.iter().chain(&plan.filter) {
-        for slot in typed.slots() {
-            if slot.side == side && !carried.contains(&slot.index) {
-                carried.push(slot.index);
-            }
-        }
-    }
-    let moved = |slot: Slot| {
-        if slot.side != side {
-            return slot;
-        }
-        Slot { index: carried.iter().position(|known| *known == slot.index).unwrap_or_default(), ..slot }
-    };
-    let select = std::mem::take(&mut plan.select);
-    plan.select = select.into_iter().map(|typed| typed.map_slots(&moved)).collect();
-    plan.filter = plan.filter.take().map(|typed| typed.map_slots(&moved));
-    plan.on[index] = 0;
-    plan.carried[index] = Some(carried);
 }
