@@ -22,7 +22,7 @@ fn committed_output_changelog_and_state_equal_the_model() {
         Some(seed) => vec![seed],
         None => {
             let from = number("SLUICE_SIM_FROM").unwrap_or(0);
-            (from..from + number("SLUICE_SIM_SEEDS").unwrap_or(300)).collect()
+            (from..from + number("SLUICE_SIM_SEEDS").unwrap_or(100)).collect()
         }
     };
     let count = seeds.len();
