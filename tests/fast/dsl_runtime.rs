@@ -198,3 +198,22 @@ fn a_repartitioned_stream_is_read_by_key() {
         by_value.repartition().group_by_key().count().to_stream().to("out");
     });
 }
+
+#[test]
+fn joins_continue_after_a_restart() {
+    use sluice::streams::kstream::JoinWindows;
+    check(Agree::Everything, |_, stream| {
+        let table = stream.filter(|_, n| n.is_some_and(|n| n % 4 == 0)).to_table();
+        stream.left_join_table(&table, |n, row| Some(n? * 1_000 + row.unwrap_or(&0))).to("out");
+    });
+    check(Agree::Everything, |_, stream| {
+        let other = stream.filter(|_, n| n.is_some_and(|n| n % 2 == 0));
+        let windows = JoinWindows::of_time_difference_with_no_grace(Duration::from_millis(20));
+        stream.join(&other, |a, b| Some(a? * 1_000 + b?), windows).to("out");
+    });
+    check(Agree::Last, |_, stream| {
+        let even = stream.filter(|_, n| n.is_some_and(|n| n % 2 == 0)).to_table();
+        let odd = stream.filter(|_, n| n.is_some_and(|n| n % 2 == 1)).to_table();
+        even.outer_join(&odd, |a, b| Some(a.unwrap_or(&-1) * 1_000 + b.unwrap_or(&-1))).to_stream().to("out");
+    });
+}
