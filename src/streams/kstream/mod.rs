@@ -10,6 +10,8 @@
 //! | a table | `suppress`, `table_filter`, `table_map_values`, `table_transform_values`, `to_stream` | [`KTable`], [`KStream`] |
 //! | a table | `table_group_by` | [`KGroupedTable`] |
 //! | a grouped table | `table_aggregate` | [`KTable`] |
+//! | a stream and a stream, table or global table | `stream_stream_join`, `stream_table_join` | [`KStream`] |
+//! | two tables | `table_table_join`, `foreign_key_join` | [`KTable`] |
 //!
 //! Each operator is an untyped processor ([`AnyProcessor`](crate::streams::processor::AnyProcessor)) and a thin typed method in
 //! the same file. Calling a method adds a node to the logical [`graph`]; [`StreamsBuilder::build`] optimises it ([`optimize`]) and
