@@ -71,10 +71,10 @@ fn a_filter_behind_an_aggregate_deletes_only_what_it_sent() {
 
 /// A left join of `left` and `right` within 100 ms and 50 ms of grace, fed in order; values with the step they came out at.
 fn left_joined(semantics: Semantics, inputs: &[(&str, &str, &str, i64)]) -> Vec<(String, usize)> {
-    let builder =
-        StreamsBuilder::with_config(TopologyConfig { caching: false, ..TopologyConfig::default() });
+    let builder = StreamsBuilder::with_config(TopologyConfig { caching: false, ..TopologyConfig::default() });
     let (left, right) = (builder.stream::<String, String>("left"), builder.stream::<String, String>("right"));
-    let windows = JoinWindows::of_time_difference_and_grace(Duration::from_millis(100), Duration::from_millis(50));
+    let windows =
+        JoinWindows::of_time_difference_and_grace(Duration::from_millis(100), Duration::from_millis(50));
     let pair = |l: Option<&String>, r: Option<&String>| {
         Some(format!("{}|{}", l.map_or("-", String::as_str), r.map_or("-", String::as_str)))
     };
@@ -107,7 +107,8 @@ fn a_miss_is_not_delayed_by_a_younger_one() {
         ("right", "z", "r4", 1271),
     ];
     let [java, ours] = MODES.map(|semantics| left_joined(semantics, &inputs));
-    let text = |found: &[(String, usize)]| found.iter().map(|(v, at)| format!("{v}@{at}")).collect::<Vec<_>>();
+    let text =
+        |found: &[(String, usize)]| found.iter().map(|(v, at)| format!("{v}@{at}")).collect::<Vec<_>>();
     assert_eq!(text(&java), ["l1|-@3", "l2|-@6", "l3|-@6"]);
     assert_eq!(text(&ours), ["l1|-@3", "l2|-@5", "l3|-@6"], "each as soon as its own window has closed");
 }
