@@ -401,8 +401,10 @@ mod tests {
     fn a_log_that_refuses_everything_is_waited_for() {
         let log = Fake::default();
         log.log().poison.extend(["a1", "b1", "c1", "d1"].map(String::from));
-        let sent = Sender::new(Arc::new(log.clone())).send(&rows(&["a1", "b1", "c1", "d1", "e1"]), later());
-        // The first try takes e1; alone, the others are refused before it is its turn again.
+        let mut sender = Sender::new(Arc::new(log.clone()));
+        let sent = sender.send(&rows(&["a1", "b1", "c1", "d1", "e1"]), later());
+        assert_eq!((sent.refused.len(), sent.acknowledged), (4, vec![4]), "one that is taken proves the log");
+        let sent = sender.send(&rows(&["a1", "b1", "c1", "d1"]), later());
         assert!(
             sent.refused.is_empty() && matches!(sent.stopped, Some(StreamsError::Retriable(_))),
             "{sent:?}"
