@@ -199,7 +199,7 @@ async fn killed_at(name: &str) {
         unanswered = case.crowd(&server.url, coupon, unanswered).await;
     }
     let ledger = Ledger::open(&case.ledger_url, DbConfig::default()).await.unwrap();
-    let gate = RedisGate::connect(RedisGateConfig::new(&case.redis.url())).await.unwrap();
+    let gate = RedisGate::connect(RedisGateConfig::new(case.redis.url())).await.unwrap();
     let gate: Arc<dyn Gate> = Arc::new(gate);
     let id = CouponId::new(coupon).unwrap();
     // Seats that a sold-out user was refused for the sake of, and which then came back, are for sale again.

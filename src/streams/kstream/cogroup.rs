@@ -238,8 +238,12 @@ impl TableProcessor for Merged {
     }
 
     fn enable_sending_old_values(&self, force: bool) -> bool {
-        // Not short-circuited: every member must be told.
-        self.0.iter().fold(true, |all, member| member.enable_sending_old_values(force) && all)
+        let mut all = true;
+        for member in &self.0 {
+            // Not `all()`, which stops at the first no: every member must be told.
+            all &= member.enable_sending_old_values(force);
+        }
+        all
     }
 }
 
