@@ -182,7 +182,7 @@ impl World {
         let admin = log.admin().expect("the embedded log has an admin");
         admin.create_topics(&[topic(INPUT), topic(OUTPUT)]).expect("topics are new");
         // Files are slow: a quarter of the histories has them.
-        let backend = if seed % 4 == 0 { Backend::Persistent } else { Backend::InMemory };
+        let backend = if seed.is_multiple_of(4) { Backend::Persistent } else { Backend::InMemory };
         let topology = Arc::new(topology(backend));
         let plan = Arc::new(plan_partitions(&topology, admin.as_ref()).expect("topics exist"));
         create_internal_topics(&topology, &plan, -1, admin.as_ref()).expect("internal topics are new");
