@@ -1,6 +1,6 @@
 //! The rules of types: what each operator, function and cast takes and gives, and what is computed at load.
 //!
-//! [`check`](super::check) walks the tree and asks here. What must always hold: two expressions are compared or mixed only when SQLite would
+//! [`check`](mod@super::check) walks the tree and asks here. What must always hold: two expressions are compared or mixed only when SQLite would
 //! compare their values as this language means it; nothing is computed at load that a record could change.
 
 use std::ops::Range;
