@@ -222,13 +222,7 @@ pub fn changelog(record: &ProducerRecord, store: &StoreBuilder, at: i64) -> Show
 
 /// A record of the changelog of a stream join's waiting rows: 8 bytes of time, one of side, the key; a list of values, each with its
 /// length and side.
-pub fn pending(
-    record: &ProducerRecord,
-    store: &StoreBuilder,
-    left: &AnySerde,
-    right: &AnySerde,
-    at: i64,
-) -> Shown<Json> {
+pub fn pending(record: &ProducerRecord, left: &AnySerde, right: &AnySerde, at: i64) -> Shown<Json> {
     let bytes = record.key.as_deref().unwrap_or_default();
     let (Some(row_time), Some(side), Some(inner)) = (bytes.get(..8), bytes.get(8), bytes.get(9..)) else {
         return Err("a waiting row's key is too short".into());
@@ -237,7 +231,7 @@ pub fn pending(
     let key = json!({
         "time": time(row_time),
         "side": if is_left { "left" } else { "right" },
-        "key": decoded(&store.key_serde, Some(inner), key)?,
+        "key": decoded(&String::serde(), Some(inner), key)?,
     });
     let values = match record.value.as_deref() {
         None => Json::Null,

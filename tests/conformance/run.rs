@@ -193,7 +193,7 @@ impl<'a> Run<'a> {
                     let mut of_step = Vec::new();
                     for record in &records {
                         let row = match self.join_values(&builder.name) {
-                            Some((left, right)) => rows::pending(record, builder, left, right, at),
+                            Some((left, right)) => rows::pending(record, left, right, at),
                             None => rows::changelog(record, builder, at),
                         };
                         of_step.push(row.map_err(failed)?);

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod dsl_corrections;
+mod dsl_join_corrections;
 mod dsl_properties;
 mod dsl_runtime;
 mod gate;

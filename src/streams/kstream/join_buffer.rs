@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::table_store::key_bytes;
+use super::{
+    table_store::key_bytes,
+    window_aggregate::{observe, observed_stream_time},
+};
 use crate::streams::{
     error::{ProcessingError, Result},
     processor::{ClockId, NodeContext, StoreId},
@@ -27,21 +30,20 @@ pub(crate) struct JoinBuffer {
     store: StoreId,
     key_serde: AnySerde,
     grace_ms: i64,
-    /// The largest timestamp put so far.
+    /// The largest timestamp put so far, or where watermarks are on, what the inputs vouch for.
     observed: ClockId,
     /// Number of the last row put.
     seq: ClockId,
 }
 
 impl JoinBuffer {
-    /// Opens the buffer.
-    pub fn new(context: NodeContext<'_>, store: &str, grace_ms: i64) -> Result<Self> {
-        let store = context.store(store)?;
+    /// Opens the buffer. `key_serde` is that of the records' keys.
+    pub fn new(context: NodeContext<'_>, store: &str, key_serde: AnySerde, grace_ms: i64) -> Result<Self> {
         Ok(Self {
-            store,
-            key_serde: context.task().store_builder(store).key_serde.clone(),
+            store: context.store(store)?,
+            key_serde,
             grace_ms,
-            observed: context.register_clock("buffer-time", -1),
+            observed: observed_stream_time(context),
             seq: context.register_clock("buffer-seq", 0),
         })
     }
@@ -58,7 +60,7 @@ impl JoinBuffer {
         }
         let seq = (context.clock(self.seq) + 1) & 0x7fff_ffff;
         context.set_clock(self.seq, seq);
-        context.set_clock(self.observed, observed.max(record.timestamp));
+        self.observe(context, record.timestamp);
         let mut row = record.timestamp.to_be_bytes().to_vec();
         row.extend_from_slice(&key);
         row.extend_from_slice(&(seq as u32).to_be_bytes());
@@ -69,23 +71,33 @@ impl JoinBuffer {
         Ok(true)
     }
 
-    /// Takes the records the grace has passed, oldest first.
-    pub fn take_ready(&self, context: NodeContext<'_>) -> Result<Vec<(AnyRecord, RecordContext)>> {
+    /// Moves the buffer's time.
+    pub fn observe(&self, context: NodeContext<'_>, timestamp: Timestamp) {
+        observe(context, self.observed, timestamp);
+    }
+
+    /// The rows the grace has passed, oldest first.
+    pub fn ready(&self, context: NodeContext<'_>) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
         let until = context.clock(self.observed).saturating_sub(self.grace_ms);
         if until < 0 {
             return Ok(Vec::new());
         }
         // Rows at the next millisecond begin with these bytes and are longer, so they come after them.
         let end = until.saturating_add(1).to_be_bytes();
+        context.with_key_value(self.store, |store| store.range(None, Some(&end), Order::Forward))
+    }
+
+    /// Takes one of them: a record that fails to join takes none of those behind it along.
+    pub fn take(
+        &self,
+        context: NodeContext<'_>,
+        row: ByteKey,
+        value: &AnyValue,
+    ) -> Result<(AnyRecord, RecordContext)> {
+        let taken = self.record(&row, value)?;
         let record_context = context.record_context();
-        let rows = context.with_key_value(self.store, |store| {
-            let rows = store.range(None, Some(&end), Order::Forward)?;
-            for (row, _) in &rows {
-                store.put(row.clone(), None, &record_context)?;
-            }
-            Ok(rows)
-        })?;
-        rows.into_iter().map(|(row, value)| self.record(&row, &value.value)).collect()
+        context.with_key_value(self.store, |store| store.put(row, None, &record_context))?;
+        Ok(taken)
     }
 
     fn record(&self, row: &ByteKey, value: &AnyValue) -> Result<(AnyRecord, RecordContext)> {

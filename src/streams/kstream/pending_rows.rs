@@ -44,10 +44,9 @@ fn row_of(timestamp: Timestamp, left: bool, key: &[u8]) -> ByteKey {
 }
 
 impl PendingRows {
-    /// Opens the store.
-    pub fn new(context: NodeContext<'_>, name: &str) -> Result<Self> {
-        let store = context.store(name)?;
-        Ok(Self { store, key_serde: context.task().store_builder(store).key_serde.clone() })
+    /// Opens the store. `key_serde` is that of the records' keys.
+    pub fn new(context: NodeContext<'_>, name: &str, key_serde: AnySerde) -> Result<Self> {
+        Ok(Self { store: context.store(name)?, key_serde })
     }
 
     /// Adds a record.

@@ -2,7 +2,8 @@
 //!
 //! Each side first joins with what the other side has kept, then keeps the record for the other side. In a left or outer join a record
 //! without a partner waits in a shared store until its window has closed; one tracker, shared by both sides, knows the join's stream time
-//! and the oldest waiting record.
+//! and the oldest waiting record. Where watermarks are on, the join's time is what every input has vouched for, and records are given up
+//! when that moves, too.
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
@@ -15,13 +16,14 @@ use super::{
     options::StreamJoined,
     pending_rows::{PendingRows, PendingSerde},
     table_store::key_bytes,
+    window_aggregate::{observe, observed_stream_time},
 };
 use crate::streams::{
     config::Semantics,
     error::Result,
     processor::{AnyProcessor, ClockId, DropReason, NodeContext, ProcessorSupplier, StoreId},
-    record::{AnyRecord, AnyValue, Timestamp},
-    serdes::AnySerde,
+    record::{AnyRecord, AnyValue, Headers, Timestamp},
+    serdes::{AnySerde, HasSerde},
     state::{Order, StoreBuilder, StoreKind, ValueAndTimestamp, WindowRow},
 };
 
@@ -92,11 +94,24 @@ struct TimeTracker {
 
 impl TimeTracker {
     fn new(context: NodeContext<'_>, join: &str) -> Self {
+        let clock = |name: &str, initial: i64| {
+            let clock = context.register_shared_clock(join, name, initial);
+            // Kafka forgets its clocks at a restart; sluice does not.
+            if context.semantics() == Semantics::Kafka43 {
+                context.set_clock(clock, initial);
+            }
+            clock
+        };
         Self {
-            stream_time: context.register_shared_clock(join, "stream-time", -1),
-            min_time: context.register_shared_clock(join, "min-time", i64::MAX),
-            next_time_to_emit: context.register_shared_clock(join, "next-time-to-emit", 0),
+            stream_time: clock("stream-time", -1),
+            min_time: clock("min-time", i64::MAX),
+            next_time_to_emit: clock("next-time-to-emit", 0),
         }
+    }
+
+    /// Moves the join's stream time and returns it.
+    fn observe(&self, context: NodeContext<'_>, timestamp: Timestamp) -> Timestamp {
+        observe(context, self.stream_time, timestamp)
     }
 }
 
@@ -143,27 +158,23 @@ struct JoinProcessor {
 
 impl AnyProcessor for JoinProcessor {
     fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
+        let other = JoinStore::new(context, &self.side.other_store)?;
         let pending = match &self.side.pending_store {
-            Some(name) => Some(PendingRows::new(context, name)?),
+            Some(name) => Some(PendingRows::new(context, name, other.key_serde.clone())?),
             None => None,
         };
-        self.live = Some(Live {
-            other: JoinStore::new(context, &self.side.other_store)?,
-            pending,
-            tracker: TimeTracker::new(context, &self.side.join),
-        });
+        self.live = Some(Live { other, pending, tracker: TimeTracker::new(context, &self.side.join) });
         Ok(())
     }
 
     /// 1. Stream time advances, by records that are dropped, too.
-    /// 2. A record that moved it gives up the waiting records whose window closed.
+    /// 2. The waiting records whose window closed are given up; in Kafka only by a record that is not behind stream time.
     /// 3. The record joins with what the other side has kept.
     /// 4. Without a partner it waits, or is sent alone when its window is over already.
     fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
         let live = self.live.as_ref().expect("init runs before the first record");
         let side = &self.side;
-        let now = context.clock(live.tracker.stream_time).max(record.timestamp);
-        context.set_clock(live.tracker.stream_time, now);
+        let now = live.tracker.observe(context, record.timestamp);
         if side.outer && record.key.is_none() && record.value.is_some() {
             let value = side.joined(None, record.value.as_ref(), None)?;
             return context.forward(AnyRecord { value, ..record });
@@ -173,10 +184,14 @@ impl AnyProcessor for JoinProcessor {
             context.drop_record(reason);
             return Ok(());
         };
-        if record.timestamp == now
-            && let Some(pending) = &live.pending
-        {
-            side.give_up(context, live, pending, &record)?;
+        if let Some(pending) = &live.pending {
+            match context.semantics() {
+                Semantics::Kafka43 if record.timestamp == now => {
+                    side.give_up_as_kafka(context, live, pending, &record.headers)?;
+                }
+                Semantics::Kafka43 => {}
+                Semantics::Sluice => side.give_up_closed(context, live, pending, &record.headers)?,
+            }
         }
         let key = record.key.as_ref();
         let bytes = key_bytes(&live.other.key_serde, key)?;
@@ -216,6 +231,16 @@ impl AnyProcessor for JoinProcessor {
             }
         }
     }
+
+    /// Gives up what has closed though no record came. The left side does it for both: whoever has waiting records has a left side.
+    fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {
+        let Some(live) = self.live.as_ref().filter(|_| self.side.left) else { return Ok(()) };
+        live.tracker.observe(context, watermark);
+        match &live.pending {
+            Some(pending) => self.side.give_up_closed(context, live, pending, &Headers::EMPTY),
+            None => Ok(()),
+        }
+    }
 }
 
 impl JoinSide {
@@ -235,20 +260,6 @@ impl JoinSide {
         (if left { after_ms } else { before_ms }).saturating_add(grace_ms)
     }
 
-    /// Sends the waiting records whose window has closed, alone.
-    fn give_up(
-        &self,
-        context: NodeContext<'_>,
-        live: &Live,
-        pending: &PendingRows,
-        record: &AnyRecord,
-    ) -> Result<()> {
-        match context.semantics() {
-            Semantics::Kafka43 => self.give_up_as_kafka(context, live, pending, record),
-            Semantics::Sluice => self.give_up_closed(context, live, pending, record),
-        }
-    }
-
     /// As Kafka does it: the quick test takes the bound of the side of the *current* record, and wraps around when nothing waits; the scan
     /// ends when an open record of either side was seen, and the last one looked at becomes the oldest known. In a left join
     /// that is the youngest of all, so later misses come out late.
@@ -257,7 +268,7 @@ impl JoinSide {
         context: NodeContext<'_>,
         live: &Live,
         pending: &PendingRows,
-        record: &AnyRecord,
+        headers: &Headers,
     ) -> Result<()> {
         let tracker = &live.tracker;
         let now = context.clock(tracker.stream_time);
@@ -280,24 +291,25 @@ impl JoinSide {
                 *(if row.left { &mut left_open } else { &mut right_open }) = true;
                 continue;
             }
-            self.send_alone(context, pending, record, row)?;
+            self.send_alone(context, pending, headers, row)?;
         }
         Ok(())
     }
 
-    /// Every record whose own window has closed, and no other; what is left is remembered by the time nothing older waits.
+    /// Every record whose own window has closed, and no other, as soon as time says so; what is left is remembered by the time nothing
+    /// older waits.
     fn give_up_closed(
         &self,
         context: NodeContext<'_>,
         live: &Live,
         pending: &PendingRows,
-        record: &AnyRecord,
+        headers: &Headers,
     ) -> Result<()> {
         let tracker = &live.tracker;
         let now = context.clock(tracker.stream_time);
         let shortest = self.wait_ms(true).min(self.wait_ms(false));
         let closed_until = now.saturating_sub(shortest).saturating_sub(1);
-        if context.clock(tracker.min_time) > closed_until || !self.emit_is_due(context, tracker) {
+        if context.clock(tracker.min_time) > closed_until {
             return Ok(());
         }
         let mut oldest = i64::MAX;
@@ -305,7 +317,7 @@ impl JoinSide {
             if row.timestamp.saturating_add(self.wait_ms(row.left)) >= now {
                 oldest = oldest.min(row.timestamp);
             } else {
-                self.send_alone(context, pending, record, row)?;
+                self.send_alone(context, pending, headers, row)?;
             }
         }
         context.set_clock(tracker.min_time, oldest.min(closed_until.saturating_add(1)));
@@ -327,14 +339,13 @@ impl JoinSide {
         &self,
         context: NodeContext<'_>,
         pending: &PendingRows,
-        record: &AnyRecord,
+        headers: &Headers,
         row: super::pending_rows::PendingRow,
     ) -> Result<()> {
         for value in &row.values {
             let (left, right) = if row.left { (Some(value), None) } else { (None, Some(value)) };
             let value = (self.joiner)(Some(&row.key), left, right)?;
-            let headers = record.headers.clone();
-            context.forward(AnyRecord::new(Some(row.key.clone()), value, row.timestamp, headers))?;
+            context.forward(AnyRecord::new(Some(row.key.clone()), value, row.timestamp, headers.clone()))?;
         }
         pending.remove(context, row.row)
     }
@@ -350,7 +361,7 @@ struct SelfJoin {
 
 impl AnyProcessor for SelfJoin {
     fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
-        let clock = context.register_clock("stream-time", -1);
+        let clock = observed_stream_time(context);
         self.live = Some((JoinStore::new(context, &self.store_name)?, clock));
         Ok(())
     }
@@ -570,7 +581,9 @@ impl<K: Data, V: Data> KStream<K, V> {
             let number = left_generated.trim_start_matches(left_prefix);
             let kind = StoreKind::KeyValue { timestamped: false };
             let values = PendingSerde::of(left_value.clone(), right_value.clone());
-            store(base(suffix, &format!("KSTREAM-OUTERSHARED-{number}")), kind, &values)
+            let store = store(base(suffix, &format!("KSTREAM-OUTERSHARED-{number}")), kind, &values);
+            // Its keys are not the records': to the state file they are only bytes.
+            StoreBuilder { key_serde: Vec::<u8>::serde(), ..store }
         });
 
         let window_node =

@@ -22,8 +22,8 @@ use super::{
 use crate::streams::{
     error::{Result, StreamsError},
     processor::{AnyProcessor, DropReason, NodeContext, ProcessorSupplier},
-    record::AnyRecord,
-    serdes::AnySerde,
+    record::{AnyRecord, Timestamp},
+    serdes::{AnySerde, HasSerde},
     state::{StoreBuilder, StoreKind},
 };
 
@@ -35,8 +35,8 @@ pub(crate) struct StreamTableJoin {
     pub mapper: Option<ValueMapper>,
     pub joiner: Joiner,
     pub left: bool,
-    /// Name of the buffer's store and the grace.
-    pub buffer: Option<(String, i64)>,
+    /// Name of the buffer's store, serde of the records' keys, and the grace.
+    pub buffer: Option<(String, AnySerde, i64)>,
 }
 
 impl StreamTableJoin {
@@ -61,8 +61,8 @@ struct StreamTableJoinProcessor {
 impl AnyProcessor for StreamTableJoinProcessor {
     fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
         self.getter.init(context)?;
-        if let Some((store, grace_ms)) = &self.join.buffer {
-            self.buffer = Some(JoinBuffer::new(context, store, *grace_ms)?);
+        if let Some((store, key_serde, grace_ms)) = &self.join.buffer {
+            self.buffer = Some(JoinBuffer::new(context, store, key_serde.clone(), *grace_ms)?);
         }
         Ok(())
     }
@@ -83,6 +83,14 @@ impl AnyProcessor for StreamTableJoinProcessor {
         self.buffer = Some(buffer);
         result
     }
+
+    fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {
+        let Some(buffer) = self.buffer.take() else { return Ok(()) };
+        buffer.observe(context, watermark);
+        let result = self.join_ready(context, &buffer);
+        self.buffer = Some(buffer);
+        result
+    }
 }
 
 impl StreamTableJoinProcessor {
@@ -95,8 +103,14 @@ impl StreamTableJoinProcessor {
         if !buffer.put(context, &record)? {
             return self.join(context, record);
         }
+        self.join_ready(context, buffer)
+    }
+
+    /// Joins what has waited long enough, each record in its own context.
+    fn join_ready(&mut self, context: NodeContext<'_>, buffer: &JoinBuffer) -> Result<()> {
         let now = context.record_context();
-        for (ready, record_context) in buffer.take_ready(context)? {
+        for (row, value) in buffer.ready(context)? {
+            let (ready, record_context) = buffer.take(context, row, &value.value)?;
             context.task().set_record_context(record_context);
             let result = self.join(context, ready);
             context.task().set_record_context(now.clone());
@@ -227,7 +241,7 @@ impl<K: Data, V: Data> KStream<K, V> {
             let place = format!("the buffer of {name}");
             let key = graph.serde::<K>(key_serde.clone(), &place);
             let value = graph.serde::<V>(joined.value_serde.or(stream.value_serde.clone()), &place);
-            store = Some((buffer_store(&name, key, value), grace));
+            store = Some((buffer_store(&name, value), key, grace));
         }
         drop(graph);
         let getter = table.core.value_getter();
@@ -237,7 +251,9 @@ impl<K: Data, V: Data> KStream<K, V> {
             mapper: None,
             joiner,
             left,
-            buffer: store.as_ref().map(|(store, grace)| (store.name.clone(), millis(*grace))),
+            buffer: store
+                .as_ref()
+                .map(|(store, key, grace)| (store.name.clone(), key.clone(), millis(*grace))),
         };
         let supplier = join.supplier();
         let node = {
@@ -247,7 +263,7 @@ impl<K: Data, V: Data> KStream<K, V> {
                 for store in &table_stores {
                     topology.connect_processor_and_state_store(&node, store)?;
                 }
-                let Some((store, grace)) = &store else { return Ok(()) };
+                let Some((store, _, grace)) = &store else { return Ok(()) };
                 for table in &table_stores {
                     let kind = topology.store_builder(table).map(|builder| builder.kind.clone());
                     optimize::check_grace(&node, table, kind, *grace)?;
@@ -388,10 +404,11 @@ impl<K: Data, V: Data> KStream<K, V> {
 }
 
 /// The store of a join's buffer: rows by (time, key, number).
-fn buffer_store(join: &str, key: AnySerde, value: AnySerde) -> StoreBuilder {
+fn buffer_store(join: &str, value: AnySerde) -> StoreBuilder {
     let kind = StoreKind::KeyValue { timestamped: false };
     let name = format!("{join}-Buffer");
-    StoreBuilder::new(name, kind, key, BufferedSerde::of(value))
+    // Its keys are not the records': to the state file they are only bytes.
+    StoreBuilder::new(name, kind, Vec::<u8>::serde(), BufferedSerde::of(value))
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -30,7 +30,7 @@ use super::{
 use crate::streams::{
     processor::ProcessorSupplier,
     record::AnyRecord,
-    serdes::AnySerde,
+    serdes::{AnySerde, HasSerde},
     state::{StoreBuilder, StoreKind},
     topology::{Partitioner, SinkSpec, SinkTopic, SourceSpec, serde_decoder, serde_encoder},
 };
@@ -267,7 +267,8 @@ impl<K: Data, V: Data> KTable<K, V> {
             ..StoreBuilder::new(
                 store_name.clone(),
                 StoreKind::KeyValue { timestamped: true },
-                primary_key.clone(),
+                // Its keys are not the rows': to the state file they are only bytes.
+                Vec::<u8>::serde(),
                 subscription_serde,
             )
         };
