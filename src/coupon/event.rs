@@ -43,6 +43,10 @@ pub struct CouponIssued {
     pub slot_no: i64,
     pub request_id: String,
     pub schema_version: u32,
+    /// Seats of the campaign when this one was issued: with the count of events it tells a reader when the coupon is sold out.
+    /// Absent in events written before it was added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_issue_count: Option<i64>,
 }
 
 /// A user coupon was used for an order.
@@ -189,11 +193,12 @@ mod tests {
             slot_no: 5,
             request_id: "r-1".into(),
             schema_version: SCHEMA_VERSION,
+            max_issue_count: Some(9),
         };
         let row = issued.to_outbox("/here");
         assert_eq!(
             text(&row),
-            r#"{"eventId":"00000000-0000-0000-0000-000000000007","userCouponId":11,"userId":21,"couponId":3,"couponName":"봄 \"세일\"","issuedAt":"2026-03-01T00:00:00.123456Z","slotNo":5,"requestId":"r-1","schemaVersion":1}"#
+            r#"{"eventId":"00000000-0000-0000-0000-000000000007","userCouponId":11,"userId":21,"couponId":3,"couponName":"봄 \"세일\"","issuedAt":"2026-03-01T00:00:00.123456Z","slotNo":5,"requestId":"r-1","schemaVersion":1,"maxIssueCount":9}"#
         );
         assert_eq!((row.topic.as_ref(), row.key.as_str()), ("coupon-issued", "21"));
         let used = CouponUsed {

@@ -306,6 +306,7 @@ impl CouponService {
             slot_no: seat.slot,
             request_id: context.request_id.clone(),
             schema_version: SCHEMA_VERSION,
+            max_issue_count: Some(coupon.max_issue_count),
         };
         let idempotency = context.idempotency_key.as_ref().map(|key| KeyedResponse {
             key: key.as_str().into(),

@@ -151,6 +151,7 @@ impl Setting {
             slot_no: seat.slot,
             request_id: "late".into(),
             schema_version: SCHEMA_VERSION,
+            max_issue_count: None,
         };
         let issuance = Issuance {
             user_coupon_id,
