@@ -132,6 +132,7 @@ impl Fixture {
             slot_no,
             request_id: "r".into(),
             schema_version: SCHEMA_VERSION,
+            max_issue_count: None,
         };
         Issuance {
             user_coupon_id,
