@@ -373,6 +373,7 @@ pub async fn an_issue_writes_row_history_and_event_together(f: Fixture) {
         serde_json::json!({
             "eventId": unsent[0].row.event_id, "userCouponId": row.user_coupon_id, "userId": 7, "couponId": id,
             "couponName": "spring", "issuedAt": row.issued_at, "slotNo": 1, "requestId": "req-7", "schemaVersion": 1,
+            "maxIssueCount": 5,
         })
     );
     assert_eq!((unsent[0].row.topic.as_str(), unsent[0].row.key.as_str()), ("coupon-issued", "7"));
