@@ -101,7 +101,8 @@ async fn statistics_survive_kill_9_and_an_empty_state_directory() {
 
     let url = api.url.clone();
     let http = deployment.http.clone();
-    let load = tokio::spawn(async move { crowd::rush(&http, &[&url], coupon, SEATS, 20).await });
+    // Half of the crowd gives the statistics something to lose; the whole of it is under way when they are killed.
+    let mut answers = crowd::rush(&http, &[&url], coupon, SEATS / 2, 20).await;
     let half_way = || async {
         let totals = truth::latest_by_key(&topic::read_all(&deployment.services.kafka, "coupon-totals"));
         (totals.get(&coupon.to_string())?["issuedTotal"].as_i64()? > 100).then_some(())
@@ -111,6 +112,7 @@ async fn statistics_survive_kill_9_and_an_empty_state_directory() {
         "no totals:\n{}",
         streams.log_tail()
     );
+    let load = tokio::spawn(async move { crowd::rush(&http, &[&url], coupon, SEATS, 20).await });
     streams.kill();
     assert!(!load.is_finished(), "killed in the middle, not after the load");
     let state = deployment.state_dir("streams");
@@ -118,7 +120,7 @@ async fn statistics_survive_kill_9_and_an_empty_state_directory() {
     fs::remove_dir_all(&state).expect("the state is removed");
     let streams = deployment.start("streams", "streams", &[]).await;
 
-    let answers = load.await.expect("the load ran");
+    answers.extend(load.await.expect("the load ran"));
     truth::ledger_holds(&deployment, coupon, SEATS).await;
     truth::answers_agree(&deployment, coupon, &answers).await;
     truth::outbox_drains(&deployment, Duration::from_secs(60)).await;
