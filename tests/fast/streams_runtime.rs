@@ -199,6 +199,7 @@ fn counts_through_a_repartition_topic_across_a_restart() {
             assert_eq!(streams.state(), State::Running);
             assert!(streams.close(Duration::from_secs(10)), "closes in time");
             assert_eq!(streams.state(), State::NotRunning);
+            assert!(streams.totals().processed > 0, "what was done is known after the close");
             assert_exactly_once(&log, upto);
         }
     }

@@ -99,8 +99,15 @@ pub struct Totals {
 }
 
 struct Worker {
-    handle: JoinHandle<()>,
+    /// Taken when it has ended; what it said of itself stays.
+    handle: Option<JoinHandle<()>>,
     status: Arc<Mutex<ThreadStatus>>,
+}
+
+impl Worker {
+    fn has_ended(&self) -> bool {
+        self.handle.as_ref().is_none_or(JoinHandle::is_finished)
+    }
 }
 
 /// See the module's documentation.
@@ -188,7 +195,7 @@ impl KafkaStreams {
                 .name(format!("{}-{name}", self.application_id))
                 .spawn(move || worker.run(first))
                 .map_err(|error| StreamsError::fatal(format!("cannot start a stream thread: {error}")))?;
-            self.workers.push(Worker { handle, status });
+            self.workers.push(Worker { handle: Some(handle), status });
         }
         self.started = true;
         Ok(())
@@ -202,7 +209,7 @@ impl KafkaStreams {
         if !self.started {
             return State::Created;
         }
-        if self.workers.iter().all(|worker| worker.handle.is_finished()) {
+        if self.workers.iter().all(|worker| worker.has_ended()) {
             return State::NotRunning;
         }
         if self.stop.load(Ordering::Relaxed) {
@@ -299,13 +306,13 @@ impl KafkaStreams {
     pub fn close(&mut self, timeout: Duration) -> bool {
         self.stop.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + timeout;
-        while Instant::now() < deadline && self.workers.iter().any(|worker| !worker.handle.is_finished()) {
+        while Instant::now() < deadline && self.workers.iter().any(|worker| !worker.has_ended()) {
             std::thread::park_timeout(Duration::from_millis(2));
         }
-        let ended = self.workers.iter().all(|worker| worker.handle.is_finished());
+        let ended = self.workers.iter().all(|worker| worker.has_ended());
         if ended {
-            for worker in self.workers.drain(..) {
-                let _ = worker.handle.join();
+            for handle in self.workers.iter_mut().filter_map(|worker| worker.handle.take()) {
+                let _ = handle.join();
             }
         }
         if let Some(global) = self.global.take() {
