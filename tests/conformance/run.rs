@@ -83,6 +83,7 @@ impl<'a> Run<'a> {
             handlers: ErrorHandlers::default(),
             timestamp_extractor: None,
             wall_clock_ms: WALL_CLOCK_MS,
+            partitions: None,
         };
         let response = |name: &str| match setting(name) {
             Some("continue") => ErrorResponse::Continue,

@@ -2,6 +2,7 @@
 //! linking is the slow part. One module a subject; add a `mod` line.
 
 mod bad_input;
+mod driver_partitions;
 mod dsl_corrections;
 mod dsl_join_corrections;
 mod dsl_properties;

@@ -192,6 +192,8 @@ pub(crate) struct Graph {
     pub merge_nodes: Vec<GraphNodeId>,
     serdes: HashMap<TypeId, AnySerde>,
     errors: Vec<StreamsError>,
+    /// How many nodes the first build rewrote; builds that follow write the same graph again.
+    optimized: Option<usize>,
 }
 
 impl Graph {
@@ -207,6 +209,7 @@ impl Graph {
             merge_nodes: Vec::new(),
             serdes: HashMap::new(),
             errors: Vec::new(),
+            optimized: None,
         };
         macro_rules! register {
             ($($type:ty),*) => { $(graph.register_serde::<$type>();)* };
@@ -308,10 +311,24 @@ impl Graph {
 
     /// Optimises and writes everything.
     pub fn build(&mut self, application_id: &str) -> Result<Topology> {
-        if let Some(error) = self.errors.drain(..).next() {
-            return Err(error);
+        if let Some(error) = self.errors.first() {
+            return Err(StreamsError::Topology(match error {
+                StreamsError::Topology(reason) => reason.clone(),
+                other => other.to_string(),
+            }));
         }
-        optimize::optimize(self)?;
+        match self.optimized {
+            None => optimize::optimize(self)?,
+            Some(nodes) if nodes == self.nodes.len() => {}
+            Some(_) => {
+                return Err(StreamsError::Topology(
+                    "operators were added after the topology was built: build it when all are there"
+                        .to_owned(),
+                ));
+            }
+        }
+        self.optimized = Some(self.nodes.len());
+        self.nodes.iter_mut().for_each(|node| node.written = false);
         let mut topology = TopologyBuilder::new();
         let mut queue = BinaryHeap::from([Reverse((0, ROOT))]);
         while let Some(Reverse((_, id))) = queue.pop() {

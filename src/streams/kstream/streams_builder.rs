@@ -223,7 +223,10 @@ impl StreamsBuilder {
         self
     }
 
-    /// Checks, optimises and builds the topology. The first mistake made in any operator is returned here.
+    /// Checks, optimises and builds the topology. Building again gives the same topology again.
+    ///
+    /// # Errors
+    /// The first mistake made in any operator; operators added after an earlier build.
     pub fn build(&self, application_id: &str) -> Result<Topology> {
         self.graph.borrow_mut().build(application_id)
     }

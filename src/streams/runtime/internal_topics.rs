@@ -41,8 +41,11 @@ pub fn plan(topology: &Topology, admin: &dyn Admin) -> Result<PartitionPlan> {
             missing.join(", ")
         )));
     }
-    let mut partitions: BTreeMap<Arc<str>, i32> =
-        existing.into_iter().map(|(name, topic)| (name.into(), topic.partitions)).collect();
+    plan_from(topology, existing.into_iter().map(|(name, topic)| (name.into(), topic.partitions)).collect())
+}
+
+/// As [`plan`], given how many partitions each external topic has.
+pub fn plan_from(topology: &Topology, mut partitions: BTreeMap<Arc<str>, i32>) -> Result<PartitionPlan> {
     for (topic, asked) in &topology.repartition_topics {
         if let Some(asked) = asked {
             partitions.insert(topic.clone(), *asked);

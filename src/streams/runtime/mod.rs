@@ -22,6 +22,7 @@ mod watermark;
 
 pub use super::topology::fail_on_invalid_timestamp;
 pub use changelog_reader::RestoreProgress;
+pub(crate) use internal_topics::plan_from as plan_partitions_from;
 pub use internal_topics::{
     PartitionPlan, create as create_internal_topics, plan as plan_partitions, wanted as internal_topics,
 };
@@ -31,3 +32,4 @@ pub use task::{StreamTask, TaskOptions};
 pub use task_graph::{GlobalStores, TaskGraph};
 pub use task_id::TaskId;
 pub use task_manager::TaskState;
+pub(crate) use watermark::read as read_control_record;

@@ -28,7 +28,7 @@ pub(super) fn record(topic: &Arc<str>, partition: i32, upstream: i32, time: Time
 }
 
 /// The upstream partition and time of a control record; `None` for data.
-pub(super) fn read(record: &ConsumerRecord) -> Option<(i32, Timestamp)> {
+pub(crate) fn read(record: &ConsumerRecord) -> Option<(i32, Timestamp)> {
     if record.value.is_some() || record.key.is_some() {
         return None;
     }

@@ -58,12 +58,37 @@ impl<K: Send + Sync + 'static, V: Send + Sync + 'static> TestInputTopic<K, V> {
         timestamp: Timestamp,
         headers: Headers,
     ) -> Result<()> {
+        self.pipe(None, key, value, timestamp, headers)
+    }
+
+    /// As [`pipe_input`](Self::pipe_input), to a partition of choice instead of the one the key belongs to.
+    ///
+    /// # Errors
+    /// When the topic has no such partition.
+    pub fn pipe_input_to(
+        &self,
+        partition: i32,
+        key: Option<K>,
+        value: Option<V>,
+        timestamp: Timestamp,
+    ) -> Result<()> {
+        self.pipe(Some(partition), key, value, timestamp, Headers::EMPTY)
+    }
+
+    fn pipe(
+        &self,
+        partition: Option<i32>,
+        key: Option<K>,
+        value: Option<V>,
+        timestamp: Timestamp,
+        headers: Headers,
+    ) -> Result<()> {
         let key = key.map(|key| self.key_serde.to_bytes(&(Arc::new(key) as AnyValue))).transpose()?;
         let value =
             value.map(|value| self.value_serde.to_bytes(&(Arc::new(value) as AnyValue))).transpose()?;
         self.driver.pipe_record(ProducerRecord {
             topic: self.topic.clone(),
-            partition: Some(0),
+            partition,
             key: key.map(Bytes::from),
             value: value.map(Bytes::from),
             timestamp: Some(timestamp),
@@ -101,6 +126,15 @@ impl<K: Clone + Send + Sync + 'static, V: Clone + Send + Sync + 'static> TestOut
     /// Takes all records, oldest first.
     pub fn read_records(&self) -> Result<Vec<TestRecord<K, V>>> {
         self.driver.read_records(&self.topic).into_iter().map(|record| self.decode(record)).collect()
+    }
+
+    /// Takes all records of one partition, oldest first; those of others stay.
+    pub fn read_records_of(&self, partition: i32) -> Result<Vec<TestRecord<K, V>>> {
+        self.driver
+            .read_partition(&self.topic, partition)
+            .into_iter()
+            .map(|record| self.decode(record))
+            .collect()
     }
 
     /// Takes all records as `(key, value)`, oldest first.
