@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     config::TopicsConfig,
+    coupon::relay::progress,
     streams::client::{Admin, NewTopic},
 };
 
@@ -25,11 +26,12 @@ enum Kept {
 }
 
 /// Every topic of the service.
-const TOPICS: [(&str, Kept); 10] = [
+const TOPICS: [(&str, Kept); 11] = [
     ("coupon-issued", Kept::Events),
     ("coupon-used", Kept::Events),
     ("coupon-use-cancelled", Kept::Events),
     ("coupon-revoked", Kept::Events),
+    (progress::TOPIC, Kept::Latest),
     ("coupon-stats-minute", Kept::LatestForAWhile),
     ("coupon-stats-day", Kept::LatestForAWhile),
     ("coupon-totals", Kept::Latest),

@@ -1,8 +1,7 @@
-//! Named places where a test may kill the process: `SLUICE_FAILPOINT=after_gate` aborts at the first passage of
-//! `hit("after_gate")`, `SLUICE_FAILPOINT=after_gate:100` at the hundredth.
-//!
-//! Compiled in only with the feature `failpoints`; without it every call is nothing. Aborting (no destructors, no
-//! flush) is what `kill -9` looks like from inside, at an exact place.
+//! The places of the coupon service where a test may kill the process; how, says the engine's
+//! [`failpoint`](crate::streams::failpoint), which has the runner's.
+
+pub use crate::streams::failpoint::hit;
 
 /// The names of the coupon service, in the order an issue meets them, then the relay's.
 pub const NAMES: [&str; 7] = [
@@ -14,31 +13,3 @@ pub const NAMES: [&str; 7] = [
     "relay_after_send",
     "relay_before_mark",
 ];
-
-/// A place where the process may be told to die.
-#[cfg(feature = "failpoints")]
-pub fn hit(name: &str) {
-    use std::sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    };
-    static ARMED: OnceLock<Option<(String, u64)>> = OnceLock::new();
-    static PASSED: AtomicU64 = AtomicU64::new(0);
-    let armed = ARMED.get_or_init(|| {
-        let text = std::env::var("SLUICE_FAILPOINT").ok()?;
-        let (name, passage) = text.split_once(':').unwrap_or((&text, "1"));
-        Some((name.to_owned(), passage.parse().expect("SLUICE_FAILPOINT is <name> or <name>:<passage>")))
-    });
-    if let Some((armed_name, passage)) = armed
-        && armed_name == name
-        && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *passage
-    {
-        eprintln!("failpoint {name}: aborting");
-        std::process::abort();
-    }
-}
-
-/// A place where the process may be told to die; nothing in this build.
-#[cfg(not(feature = "failpoints"))]
-#[inline(always)]
-pub fn hit(_name: &str) {}

@@ -67,6 +67,8 @@ pub struct Backlog {
     pub unsent: i64,
     /// When the oldest of them happened.
     pub oldest_at: Option<UtcMicros>,
+    /// When the oldest of those happened that do not wait behind a parked row.
+    pub oldest_sendable_at: Option<UtcMicros>,
     /// Rows parked.
     pub parked: i64,
 }
@@ -262,6 +264,10 @@ pub async fn backlog(db: &Db) -> DbResult<Backlog> {
             "select (select count(*) from outbox where sent_at is null and parked_at is null) as unsent,
                     (select created_at from outbox where sent_at is null and parked_at is null order by id limit 1)
                         as oldest_at,
+                    (select created_at from outbox where sent_at is null and parked_at is null
+                        and not exists (select 1 from outbox held where held.parked_at is not null
+                            and held.key = outbox.key and held.id < outbox.id) order by id limit 1)
+                        as oldest_sendable_at,
                     (select count(*) from outbox where parked_at is not null) as parked",
             &[],
         )
@@ -270,6 +276,7 @@ pub async fn backlog(db: &Db) -> DbResult<Backlog> {
     Ok(Backlog {
         unsent: row.int("unsent")?,
         oldest_at: row.opt_int("oldest_at")?.map(UtcMicros::clamped),
+        oldest_sendable_at: row.opt_int("oldest_sendable_at")?.map(UtcMicros::clamped),
         parked: row.int("parked")?,
     })
 }

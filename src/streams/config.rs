@@ -1,6 +1,11 @@
 //! [`StreamsConfig`]: what an application is run with. Kafka Streams' keys, dots become underscores.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use super::client::OffsetReset;
 
@@ -74,6 +79,10 @@ pub struct StreamsConfig {
     /// Turns watermarks on: operators judge lateness by what every input has vouched for, in-band through repartition topics, and
     /// an input that is caught up and silent for this long no longer holds the clock back. `None` = off, as in Kafka Streams.
     pub idle_close_ms: Option<i64>,
+    /// Source topics whose writer says how far it is: everything older than this (milliseconds since the epoch) that will ever be
+    /// written to the topic is in it. Silence of such a topic only counts up to there: a writer that is held up must not make
+    /// windows close over what it still holds. Topics not named here are complete when they are silent.
+    pub progress: BTreeMap<String, Arc<AtomicI64>>,
 }
 
 impl Default for StreamsConfig {
@@ -102,6 +111,7 @@ impl Default for StreamsConfig {
             semantics: Semantics::Sluice,
             emit_interval_ms: 1_000,
             idle_close_ms: None,
+            progress: BTreeMap::new(),
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod config;
 pub mod error;
+pub mod failpoint;
 pub mod file;
 pub mod kstream;
 pub mod metrics;

@@ -33,6 +33,12 @@ impl PrivateRedis {
         ])
     }
 
+    /// A server that copies every write of this one, once it has caught up.
+    pub fn replica(&self) -> Self {
+        let replica = Self::start_with(&["--replicaof", &format!("127.0.0.1 {}", self.port)]);
+        replica.expect("a service that was there a moment ago")
+    }
+
     fn start_with(options: &[&str]) -> Option<Self> {
         service("SLUICE_TEST_REDIS")?;
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -95,6 +101,7 @@ fn free_port() -> u16 {
 fn spawn(port: u16, directory: &tempfile::TempDir, options: &[&str]) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .args(["--repl-diskless-sync-delay", "0"])
         .arg("--dir")
         .arg(directory.path())
         .args(options)

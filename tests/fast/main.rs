@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod driver_partitions;
+mod documents;
 mod dsl_corrections;
 mod dsl_join_corrections;
 mod dsl_properties;

@@ -25,6 +25,8 @@ pub struct Deployment {
     /// The ledger of this deployment.
     pub database: String,
     pub http: reqwest::Client,
+    /// What every process of it is told besides its addresses.
+    settings: Vec<(String, String)>,
     directory: tempfile::TempDir,
 }
 
@@ -33,7 +35,66 @@ impl Deployment {
         let database = services.database().await;
         let http =
             reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("an HTTP client");
-        Self { services, database, http, directory: tempfile::tempdir().expect("a directory") }
+        let directory = tempfile::tempdir().expect("a directory");
+        Self { services, database, http, settings: Vec::new(), directory }
+    }
+
+    /// Tells every process started from now on: `SLUICE__SECTION__KEY`.
+    pub fn set(&mut self, key: &str, value: impl ToString) {
+        self.settings.push((key.to_owned(), value.to_string()));
+    }
+
+    /// A place for a file of this deployment.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Windows of two seconds instead of a minute, and input that counts as silent after three: results are final while a
+    /// test waits. Everything else of the shipped statistics is as shipped.
+    pub fn shorten_windows(&mut self) {
+        let shipped = include_str!("../../topologies/coupon-statistics.toml");
+        let shorter = [
+            (r#"tumbling = "1m", grace = "10s""#, r#"tumbling = "2s", grace = "1s""#),
+            (r#"idle_close = "30s""#, r#"idle_close = "3s""#),
+        ];
+        let text = shorter.iter().fold(shipped.to_owned(), |text, (shipped, shorter)| {
+            assert!(text.contains(shipped), "the shipped statistics have no `{shipped}`");
+            text.replace(shipped, shorter)
+        });
+        let file = self.file("coupon-statistics.toml");
+        fs::write(&file, text).expect("a file");
+        self.set("SLUICE__STREAMS__TOPOLOGIES", file.display());
+    }
+
+    /// Runs `sluice ARGS` as an operator of this deployment would; its exit code and what it printed.
+    pub fn run(&self, args: &[&str]) -> (Option<i32>, String) {
+        let output = self.command("operator").args(args).output().expect("the binary starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0 | 1) if !text.is_empty() => (output.status.code(), text),
+            code => (code, format!("{text}{errors}")),
+        }
+    }
+
+    /// The binary with everything that the processes of this deployment have in common.
+    fn command(&self, name: &str) -> Command {
+        let directory = self.directory.path().join(name);
+        fs::create_dir_all(&directory).expect("a directory of the process");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        command
+            .current_dir(&directory)
+            .env("SLUICE__DATA_DIR", &directory)
+            .env("SLUICE__ADMIN__TOKEN", ADMIN_TOKEN)
+            .env("SLUICE__LOG__KIND", "kafka")
+            .env("SLUICE__KAFKA__BOOTSTRAP_SERVERS", &self.services.kafka)
+            .env("SLUICE__TOPICS__REPLICATION_FACTOR", "1")
+            .env("SLUICE__GATE__KIND", "redis")
+            .env("SLUICE__REDIS__URL", &self.services.redis)
+            .env("SLUICE__LEDGER__URL", &self.database)
+            .envs(self.settings.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null());
+        command
     }
 
     /// Where the process of this name keeps its state.
@@ -43,32 +104,20 @@ impl Deployment {
 
     /// Starts `sluice serve --roles ROLES` and waits until it is ready.
     pub async fn start(&self, name: &str, roles: &str, settings: &[(&str, &str)]) -> Process {
-        let process = self.spawn(name, roles, settings);
+        let mut process = self.spawn(name, roles, settings);
         process.wait_until_ready(&self.http).await;
         process
     }
 
     fn spawn(&self, name: &str, roles: &str, settings: &[(&str, &str)]) -> Process {
-        let directory = self.directory.path().join(name);
-        fs::create_dir_all(&directory).expect("a directory of the process");
         let listen = format!("127.0.0.1:{}", free_port());
-        let log = directory.join("log");
+        let mut command = self.command(name);
+        let log = self.directory.path().join(name).join("log");
         let out = File::options().create(true).append(true).open(&log).expect("a log file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
         command
             .args(["serve", "--roles", roles])
-            .current_dir(&directory)
-            .env("SLUICE__DATA_DIR", &directory)
             .env("SLUICE__HTTP__LISTEN", &listen)
-            .env("SLUICE__ADMIN__TOKEN", ADMIN_TOKEN)
-            .env("SLUICE__LOG__KIND", "kafka")
-            .env("SLUICE__KAFKA__BOOTSTRAP_SERVERS", &self.services.kafka)
-            .env("SLUICE__TOPICS__REPLICATION_FACTOR", "1")
-            .env("SLUICE__GATE__KIND", "redis")
-            .env("SLUICE__REDIS__URL", &self.services.redis)
-            .env("SLUICE__LEDGER__URL", &self.database)
             .envs(settings.iter().copied())
-            .stdin(Stdio::null())
             .stdout(out.try_clone().expect("a second handle"))
             .stderr(out);
         let child = command.spawn().expect("the binary starts");
@@ -85,6 +134,14 @@ impl Deployment {
         let id = created["couponId"].as_i64().unwrap_or_else(|| panic!("no couponId in {created}"));
         self.admin(process, &format!("/api/coupon/{id}/open"), &json!({})).await;
         id
+    }
+
+    /// Changes the number of seats; the answer's status.
+    pub async fn set_seats(&self, process: &Process, coupon: i64, seats: i64) -> u16 {
+        let url = format!("{}/api/coupon/{coupon}", process.url);
+        let body = json!({ "maxIssueCount": seats });
+        let response = self.http.patch(url).bearer_auth(ADMIN_TOKEN).json(&body).send().await;
+        response.expect("an answer").status().as_u16()
     }
 
     async fn admin(&self, process: &Process, path: &str, body: &Value) -> Value {
@@ -114,13 +171,17 @@ pub struct Process {
 }
 
 impl Process {
-    async fn wait_until_ready(&self, http: &reqwest::Client) {
-        let ready = || async {
+    async fn wait_until_ready(&mut self, http: &reqwest::Client) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
             let response = http.get(format!("{}/readyz", self.url)).send().await;
-            response.is_ok_and(|response| response.status().is_success()).then_some(())
-        };
-        if eventually(Duration::from_secs(60), ready).await.is_none() {
-            panic!("{} never got ready:\n{}", self.name, self.log_tail());
+            if response.is_ok_and(|response| response.status().is_success()) {
+                return;
+            }
+            if self.has_died() || Instant::now() >= deadline {
+                panic!("{} never got ready:\n{}", self.name, self.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -128,6 +189,19 @@ impl Process {
     pub fn kill(&mut self) {
         self.child.kill().expect("the process was running");
         self.child.wait().expect("the killed process is reaped");
+    }
+
+    /// SIGTERM, and its end; whether it ended well.
+    pub fn stop(mut self) -> bool {
+        // SAFETY: kill has no memory effects here; the process is our child and not yet waited for.
+        let signalled = unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
+        assert_eq!(signalled, 0, "the process was running");
+        self.child.wait().expect("it ends").success()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_died(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_some()
     }
 
     /// The end of its log, for a failure message.

@@ -8,6 +8,7 @@ use std::{
 use crate::{
     crowd::{self, Answer, count_answers, percentile},
     deployment::Deployment,
+    invariants,
     services::Services,
     truth,
 };
@@ -48,12 +49,12 @@ async fn kafka_away_under_load_delays_events_and_nothing_else() {
     // Two cores shared with a broker that is being stopped: the comparison allows noise, not a timeout of any client.
     let (usual, meanwhile) = (percentile(&before, 50), percentile(&during, 50));
     assert!(
-        meanwhile <= usual * 2 + Duration::from_millis(20),
+        meanwhile <= usual * 3 + Duration::from_millis(100),
         "median before {usual:?}, during {meanwhile:?}"
     );
     let worst = percentile(&during, 99);
     assert!(
-        worst <= percentile(&before, 99) * 3 + Duration::from_millis(200),
+        worst <= percentile(&before, 99) * 3 + Duration::from_millis(400),
         "p99 during the outage: {worst:?}"
     );
 
@@ -70,6 +71,7 @@ async fn kafka_away_under_load_delays_events_and_nothing_else() {
             seen.push(coupon);
         }
     }
+    invariants::holds(&deployment, &[], false).await;
     for (user, seen) in order {
         assert_eq!(seen, coupons[..seen.len()], "events of user {user} in the order in which they happened");
     }

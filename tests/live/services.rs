@@ -16,9 +16,14 @@ pub struct Services {
     pub redis: String,
     /// The server's own database; [`Services::database`] makes one for the test.
     pub postgres: String,
-    /// Name of the private run, taken down on drop.
-    run: Option<String>,
+    /// The address of Redis leads to a proxy.
+    pub redis_is_proxied: bool,
+    /// Takes the private run down.
+    run: Option<PrivateRun>,
 }
+
+/// A private run; taken down on drop.
+struct PrivateRun(String);
 
 impl Services {
     /// Those in the environment, shared with other tests; `None` after saying that the test is skipped.
@@ -27,24 +32,36 @@ impl Services {
             kafka: service("SLUICE_TEST_KAFKA")?,
             redis: service("SLUICE_TEST_REDIS")?,
             postgres: service("SLUICE_TEST_POSTGRES")?,
+            redis_is_proxied: false,
             run: None,
         })
     }
 
     /// A set of this test's own, from the same `./dev`. Skipped where the shared ones are absent.
     pub fn private(name: &str) -> Option<Self> {
-        Self::shared()?;
+        Self::private_only(name, "kafka,redis,postgres")
+    }
+
+    /// Only some services of this test's own, separated by commas; the others are the shared ones.
+    pub fn private_only(name: &str, only: &str) -> Option<Self> {
+        let shared = Self::shared()?;
         let run = format!("test-{}-{name}", std::process::id());
-        let addresses = dev(&["up", "--run", &run]);
+        let addresses = dev(&["up", "--run", &run, "--only", only]);
         let address = |name: &str| {
             let line = addresses.lines().find_map(|line| line.strip_prefix(&format!("export {name}=")));
-            line.unwrap_or_else(|| panic!("./dev up printed no {name}:\n{addresses}")).to_owned()
+            match line {
+                Some(address) => address.to_owned(),
+                None if name.ends_with("KAFKA") => shared.kafka.clone(),
+                None if name.ends_with("REDIS") => shared.redis.clone(),
+                None => shared.postgres.clone(),
+            }
         };
         Some(Self {
             kafka: address("SLUICE_TEST_KAFKA"),
             redis: address("SLUICE_TEST_REDIS"),
             postgres: address("SLUICE_TEST_POSTGRES"),
-            run: Some(run),
+            redis_is_proxied: false,
+            run: Some(PrivateRun(run)),
         })
     }
 
@@ -52,7 +69,7 @@ impl Services {
     pub fn act(&self, name: &str, action: &str) {
         let run =
             self.run.as_ref().expect("only a private service may be stopped: others use the shared ones");
-        dev(&["service", name, action, "--run", run]);
+        dev(&["service", name, action, "--run", &run.0]);
     }
 
     /// Creates an empty database and returns its address.
@@ -71,12 +88,10 @@ impl Services {
     }
 }
 
-impl Drop for Services {
+impl Drop for PrivateRun {
     fn drop(&mut self) {
-        if let Some(run) = &self.run {
-            // A panic here while the test already panics would hide what the test found.
-            let _ = Command::new(DEV).args(["down", "--run", run]).output();
-        }
+        // A panic here while the test already panics would hide what the test found.
+        let _ = Command::new(DEV).args(["down", "--run", &self.0]).output();
     }
 }
 

@@ -42,7 +42,7 @@ async fn a_crowd_gets_exactly_the_stock_from_two_api_processes() {
     truth::answers_agree(&deployment, coupon, &answers).await;
     truth::gate_agrees(&deployment, coupon).await;
     truth::outbox_drains(&deployment, Duration::from_secs(60)).await;
-    let records = truth::events_agree(&deployment, coupon, false).await;
+    let records = truth::events_agree(&deployment, coupon, true).await;
     truth::partitions_agree(&deployment, &records).await;
     truth::totals_agree(&deployment, coupon, Duration::from_secs(60)).await;
     truth::final_minutes_agree(&deployment, coupon, FINAL).await;

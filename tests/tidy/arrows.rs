@@ -22,7 +22,7 @@ const TOP: &[(&str, &[&str])] = &[
 
 /// The floors of the engine; a module imports its own floor's lower ones, the vocabulary also itself.
 const FLOORS: &[&[&str]] = &[
-    &["record", "serdes", "time", "error", "config", "metrics"],
+    &["record", "serdes", "time", "error", "failpoint", "config", "metrics"],
     &["state"],
     &["processor"],
     &["topology"],

@@ -18,6 +18,7 @@ use super::topics::{self, TopicsState};
 use crate::{
     cli::Failure,
     config::{Config, TopicsConfig},
+    coupon::{event, relay::progress},
     http::ops::Check,
     streams::{
         client::ClientSupplier,
@@ -59,10 +60,13 @@ impl Applications {
             Some(name) => name.clone(),
             None => made_up_instance_id(&config.streams.runtime.state_dir)?,
         };
+        let progress = progress::follow(log.clone());
+        let progress = event::TOPICS.map(|topic| (topic.to_owned(), progress.clone()));
         let list = files
             .into_iter()
             .map(|file| {
                 let mut options = RunOptions::new(config.streams.runtime.clone());
+                options.config.progress = progress.clone().into();
                 options.config.group_id = Some(file.group);
                 options.config.instance_id.clone_from(&instance_id);
                 options.config.idle_close_ms = file.idle_close_ms;

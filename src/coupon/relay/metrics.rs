@@ -11,6 +11,8 @@ pub struct RelayMetrics {
     pub backlog: IntGauge,
     /// Age of the oldest of them, in seconds.
     pub oldest_unsent_seconds: Gauge,
+    /// Everything that happened before this moment (seconds since 1970) is in the log, as this relay last said.
+    pub progress_seconds: Gauge,
     /// Rows parked: the log refuses them for good. Anything above 0 wants an operator.
     pub parked: IntGauge,
     /// Lanes this relay holds.
@@ -37,6 +39,10 @@ impl RelayMetrics {
                 "relay_oldest_unsent_seconds",
                 "Age of the oldest outbox row waiting to be sent.",
             )),
+            progress_seconds: made(Gauge::new(
+                "relay_progress_seconds",
+                "Everything that happened before this moment (Unix time) is in the log, as this relay last said.",
+            )),
             parked: made(IntGauge::new("relay_parked_rows", "Outbox rows the log refuses for good.")),
             lanes: made(IntGauge::new("relay_lanes_held", "Lanes this relay holds the lease of.")),
             sent: made(IntCounter::new("relay_sent_total", "Outbox rows acknowledged by the log.")),
@@ -51,9 +57,10 @@ impl RelayMetrics {
 
     /// Registers everything.
     pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        let all: [Box<dyn Collector>; 8] = [
+        let all: [Box<dyn Collector>; 9] = [
             Box::new(self.backlog.clone()),
             Box::new(self.oldest_unsent_seconds.clone()),
+            Box::new(self.progress_seconds.clone()),
             Box::new(self.parked.clone()),
             Box::new(self.lanes.clone()),
             Box::new(self.sent.clone()),

@@ -8,6 +8,7 @@
 //! mark. [`Relay::run`] calls it when a commit of this process rings, and by timer.
 
 mod metrics;
+pub mod progress;
 mod send;
 
 use std::{
@@ -19,10 +20,11 @@ use std::{
 use tokio::sync::Notify;
 
 pub use metrics::RelayMetrics;
+use progress::Announcer;
 use send::{Sender, Sent};
 
 use super::{
-    clock::Clock,
+    clock::{Clock, UtcMicros},
     db::{Db, DbError},
     failpoint,
     ledger::Ledger,
@@ -108,6 +110,8 @@ pub struct Relay {
     /// When the leases were last renewed, before the ledger was asked.
     leased_at: Option<Instant>,
     counted_at: Option<Instant>,
+    /// Away while it speaks.
+    announcer: Option<Announcer>,
 }
 
 impl Relay {
@@ -130,6 +134,7 @@ impl Relay {
             leases: Vec::new(),
             leased_at: None,
             counted_at: None,
+            announcer: None,
         }
     }
 
@@ -200,7 +205,10 @@ impl Relay {
         }
         let counted = self.count().await;
         let step = step?;
-        counted?;
+        // A log that did not take the events is not told how far they are.
+        if let Some(up_to) = counted? {
+            self.announce(up_to).await;
+        }
         Ok(step)
     }
 
@@ -293,14 +301,15 @@ impl Relay {
         Ok(count)
     }
 
-    /// Now and then: the gauges, and old sent rows.
-    async fn count(&mut self) -> Result<(), RelayError> {
+    /// Now and then: the gauges, and old sent rows. Returns the moment up to which everything is in the log: that of the
+    /// oldest event still to be sent, or, when there is none, that at which the outbox was asked.
+    async fn count(&mut self) -> Result<Option<UtcMicros>, RelayError> {
         if self.counted_at.is_some_and(|at| at.elapsed() < COUNT_INTERVAL) {
-            return Ok(());
+            return Ok(None);
         }
         self.counted_at = Some(Instant::now());
-        let backlog = outbox::backlog(&self.db).await?;
         let now = self.clock.now();
+        let backlog = outbox::backlog(&self.db).await?;
         let age = backlog.oldest_at.map_or(0, |at| (now.micros() - at.micros()).max(0));
         self.metrics.backlog.set(backlog.unsent);
         self.metrics.parked.set(backlog.parked);
@@ -309,6 +318,26 @@ impl Relay {
             let keep = i64::try_from(self.config.keep_sent.as_micros()).unwrap_or(i64::MAX);
             outbox::delete_sent(&self.db, now.plus_micros(-keep), DELETE_ROWS_MAX).await?;
         }
-        Ok(())
+        Ok(Some(backlog.oldest_sendable_at.map_or(now, |at| at.min(now))))
+    }
+
+    /// Says in the log how far the events are, see [`progress`]. Failing only delays readers.
+    async fn announce(&mut self, up_to: UtcMicros) {
+        let mut announcer = self.announcer.take().unwrap_or_default();
+        let supplier = self.supplier.clone();
+        let speaking = tokio::task::spawn_blocking(move || {
+            let said = announcer.announce(&*supplier, up_to);
+            (announcer, said)
+        });
+        match speaking.await {
+            Ok((announcer, said)) => {
+                self.announcer = Some(announcer);
+                match said {
+                    Ok(()) => self.metrics.progress_seconds.set(up_to.micros() as f64 / 1e6),
+                    Err(error) => tracing::debug!(%error, "how far the relay is could not be said"),
+                }
+            }
+            Err(error) => tracing::error!(%error, "the announcing thread failed"),
+        }
     }
 }

@@ -69,8 +69,12 @@ impl PartitionGroup {
         self.stream_time = self.stream_time.max(time);
     }
 
-    pub fn set_lag(&mut self, index: usize, lag: i64) {
-        self.partitions[index].lag = Some(lag);
+    pub fn set_lag(&mut self, index: usize, lag: i64, now_at: Option<Timestamp>) {
+        let partition = &mut self.partitions[index];
+        partition.lag = Some(lag);
+        if let InputClock::External { writer_at: Some(writer_at), .. } = &mut partition.clock {
+            *writer_at = now_at.unwrap_or(*writer_at);
+        }
     }
 
     /// Appends records of one partition, in offset order.
@@ -131,7 +135,7 @@ impl PartitionGroup {
 
     /// Notes that records of a partition arrived at `now`.
     pub fn touch(&mut self, index: usize, now: Timestamp) {
-        if let InputClock::External { last_activity } = &mut self.partitions[index].clock {
+        if let InputClock::External { last_activity, .. } = &mut self.partitions[index].clock {
             *last_activity = now;
         }
     }

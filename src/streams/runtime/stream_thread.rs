@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,7 @@ use crate::streams::{
     },
     config::{ProcessingGuarantee, StreamsConfig},
     error::{Result, StreamsError},
+    failpoint,
     metrics::StreamsMetrics,
     processor::{DropReason, NodeId},
     record::{ProducerRecord, Timestamp, TopicPartition},
@@ -280,6 +281,9 @@ impl StreamThread {
             }
         }
         for (id, partition, committed) in silent {
+            // Before the log is asked: what the writer vouched for is then behind the end that is told.
+            let progress = self.options.config.progress.get(&*partition.topic);
+            let writer_at = progress.map(|progress| progress.load(Ordering::Acquire));
             let (_, end) = self.consumer.watermarks(&partition)?;
             let position = self.consumer.position(&partition)?.unwrap_or(0);
             let lag = (end - position).max(0);
@@ -296,7 +300,7 @@ impl StreamThread {
                 ])
                 .set(lag);
             if let Some(task) = self.tasks.running().find(|task| task.id() == id) {
-                task.set_lag(&partition, lag);
+                task.set_lag(&partition, lag, writer_at);
             }
         }
         Ok(())
@@ -377,6 +381,7 @@ impl StreamThread {
         }
         self.send_output()?;
         let saves = self.changelog_ends(to_save)?;
+        failpoint::hit("runner_before_commit");
         match self.options.config.processing_guarantee {
             ProcessingGuarantee::ExactlyOnce => self.commit_transaction(&offsets)?,
             ProcessingGuarantee::AtLeastOnce => {
@@ -386,6 +391,7 @@ impl StreamThread {
                 }
             }
         }
+        failpoint::hit("runner_after_commit");
         for task in self.tasks.running() {
             task.post_commit();
         }

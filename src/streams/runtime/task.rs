@@ -138,7 +138,10 @@ impl StreamTask {
                 (None, false) => options.timestamp_extractor.clone(),
             };
             let clock = match (options.config.idle_close_ms, source.internal) {
-                (None, _) | (_, false) => InputClock::External { last_activity: 0 },
+                (None, _) | (_, false) => {
+                    let writer_at = options.config.progress.contains_key(&*partition.topic).then_some(0);
+                    InputClock::External { last_activity: 0, writer_at }
+                }
                 (Some(_), true) => repartition_clock(options, &nodes, &partition.topic)?,
             };
             let queue = RecordQueue::new(node, source.decoder.clone(), extractor, source.max_future_ms);
@@ -255,10 +258,11 @@ impl StreamTask {
         self.add_records(partition, records)
     }
 
-    /// Tells how many records the log still holds behind what was added.
-    pub fn set_lag(&mut self, partition: &TopicPartition, lag: i64) {
+    /// Tells how many records the log still holds behind what was added, and how far the topic's writer was *before* the log
+    /// was asked, where it says so: with a lag of zero everything up to there has been added.
+    pub fn set_lag(&mut self, partition: &TopicPartition, lag: i64, writer_at: Option<Timestamp>) {
         if let Some(index) = self.group.index_of(&partition.topic, partition.partition) {
-            self.group.set_lag(index, lag);
+            self.group.set_lag(index, lag, writer_at);
         }
     }
 

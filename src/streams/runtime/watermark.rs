@@ -40,10 +40,14 @@ pub(crate) fn read(record: &ConsumerRecord) -> Option<(i32, Timestamp)> {
 /// The clock of one input partition.
 #[derive(Debug)]
 pub(super) enum InputClock {
-    /// A topic outside the application: its clock is the partition time; once caught up and silent it follows the wall clock.
+    /// A topic outside the application: its clock is the partition time; once caught up and silent it follows the wall clock, as far
+    /// as its writer has vouched, where it says so.
     External {
         /// Wall time of the last record, or of the start.
         last_activity: Timestamp,
+        /// How far the writer was before it was last asked whether the topic holds more; `None` = it does not say
+        /// (`StreamsConfig::progress`).
+        writer_at: Option<Timestamp>,
     },
     /// A repartition topic this very task writes: read to the end before anything else is, so it never holds the clock back.
     Own,
@@ -64,10 +68,11 @@ impl InputClock {
         match self {
             InputClock::Own => Timestamp::MAX,
             InputClock::Vouched(times) => times.iter().copied().min().unwrap_or(-1),
-            InputClock::External { last_activity } => {
+            InputClock::External { last_activity, writer_at } => {
                 if !caught_up || now - last_activity < idle_close_ms {
                     return partition_time;
                 }
+                let now = writer_at.map_or(now, |writer_at| now.min(writer_at));
                 // Whole seconds: a silent input must not make its readers work at every loop.
                 partition_time.max((now - idle_close_ms).div_euclid(1_000) * 1_000)
             }
@@ -87,10 +92,18 @@ mod tests {
 
     #[test]
     fn a_silent_input_follows_the_wall_clock_only_when_caught_up() {
-        let clock = InputClock::External { last_activity: 10_000 };
+        let clock = InputClock::External { last_activity: 10_000, writer_at: None };
         assert_eq!(clock.time(9_000, true, 5_000, 14_999), 9_000);
         assert_eq!(clock.time(9_000, false, 5_000, 60_000), 9_000);
         assert_eq!(clock.time(9_000, true, 5_000, 60_500), 55_000);
+    }
+
+    #[test]
+    fn silence_counts_as_far_as_the_writer_has_vouched() {
+        let at = |writer_at| InputClock::External { last_activity: 10_000, writer_at: Some(writer_at) };
+        assert_eq!(at(0).time(9_000, true, 5_000, 60_500), 9_000, "the writer has not said anything");
+        assert_eq!(at(30_200).time(9_000, true, 5_000, 60_500), 25_000, "it is held up at 30.2 s");
+        assert_eq!(at(99_000).time(9_000, true, 5_000, 60_500), 55_000, "its clock is ahead of ours");
     }
 
     #[test]

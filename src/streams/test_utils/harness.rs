@@ -281,7 +281,7 @@ fn build_stores(topology: &Topology, plan: &TaskPlan) -> Result<Vec<(StoreId, St
 fn make_task(plan: TaskPlan, stores: Vec<(StoreId, Store)>, options: &TaskOptions) -> Result<StreamTask> {
     let mut task = StreamTask::new(plan.id, options, plan.nodes, stores, &plan.partitions)?;
     for partition in &plan.partitions {
-        task.set_lag(partition, 0);
+        task.set_lag(partition, 0, None);
     }
     Ok(task)
 }

@@ -1,14 +1,9 @@
 //! Postgres taken away at the worst moments: a definite no gives the seat back, an unknown outcome never does.
 //!
-//! A proxy stands between the service and the server. It reads the server's words, and when it hears the one it is
-//! armed for (`BEGIN`, `COMMIT`) it swallows them and cuts every connection: to the client a COMMIT whose answer was
-//! lost looks exactly like a server that died before it.
+//! A [`Proxy`] stands between the service and the server.
 
 use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,115 +12,16 @@ use sluice::coupon::{
     error::{Dependency, Outcome, Refusal},
     gate::Gate,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::Notify,
-};
 
 use super::{
     ledger_contract::{Fixture, context, order, told, user},
     own_database,
 };
-
-/// The proxy's switches.
-struct Proxy {
-    port: u16,
-    /// Cut when the server says this.
-    armed: Mutex<Option<&'static str>>,
-    /// Let nobody in.
-    closed: AtomicBool,
-    cut: Notify,
-    cuts: AtomicUsize,
-}
-
-impl Proxy {
-    async fn start(server: String) -> Arc<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = Arc::new(Self {
-            port: listener.local_addr().unwrap().port(),
-            armed: Mutex::new(None),
-            closed: AtomicBool::new(false),
-            cut: Notify::new(),
-            cuts: AtomicUsize::new(0),
-        });
-        let accepting = proxy.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                if !accepting.closed.load(Ordering::SeqCst) {
-                    tokio::spawn(accepting.clone().carry(client, server.clone()));
-                }
-            }
-        });
-        proxy
-    }
-
-    async fn carry(self: Arc<Self>, client: TcpStream, server: String) {
-        let Ok(server) = TcpStream::connect(server).await else { return };
-        let (mut from_client, mut to_client) = client.into_split();
-        let (mut from_server, mut to_server) = server.into_split();
-        let up = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
-        let down = async {
-            let mut buffer = vec![0; 64 * 1024];
-            loop {
-                let read = from_server.read(&mut buffer).await?;
-                if read == 0 {
-                    return Ok::<(), std::io::Error>(());
-                }
-                if self.is_cut_by(&buffer[..read]) {
-                    return Ok(());
-                }
-                to_client.write_all(&buffer[..read]).await?;
-            }
-        };
-        let cut = async {
-            self.cut.notified().await;
-            Ok::<(), std::io::Error>(())
-        };
-        tokio::select! {
-            _ = up => {}
-            _ = down => {}
-            _ = cut => {}
-        }
-    }
-
-    /// Does the server say the armed word (a command's tag ends with a zero byte)?
-    fn is_cut_by(&self, words: &[u8]) -> bool {
-        let mut armed = self.armed.lock().unwrap();
-        let Some(word) = *armed else { return false };
-        let tag = [word.as_bytes(), b"\0"].concat();
-        if !words.windows(tag.len()).any(|window| window == tag) {
-            return false;
-        }
-        *armed = None;
-        self.cuts.fetch_add(1, Ordering::SeqCst);
-        self.cut.notify_waiters();
-        true
-    }
-
-    fn arm(&self, word: &'static str) {
-        *self.armed.lock().unwrap() = Some(word);
-    }
-
-    /// Cuts everybody off and lets nobody in, or lets them in again.
-    fn set_closed(&self, closed: bool) {
-        self.closed.store(closed, Ordering::SeqCst);
-        if closed {
-            self.cut.notify_waiters();
-        }
-    }
-
-    fn cuts(&self) -> usize {
-        self.cuts.load(Ordering::SeqCst)
-    }
-}
+use crate::proxy::Proxy;
 
 async fn behind_a_proxy() -> Option<(Fixture, Arc<Proxy>)> {
     let url = own_database().await?;
-    let (head, tail) = url.split_once('@').expect("the url names a user");
-    let (server, database) = tail.split_once('/').expect("the url names a database");
-    let proxy = Proxy::start(server.to_owned()).await;
-    let url = format!("{head}@127.0.0.1:{}/{database}", proxy.port);
+    let (proxy, url) = Proxy::in_front_of(&url).await;
     let config = DbConfig {
         acquire_timeout: Duration::from_millis(500),
         statement_timeout: Duration::from_millis(500),
@@ -233,7 +129,7 @@ async fn a_crowd_that_meets_cut_connections_gets_every_seat_once() {
                     tokio::task::yield_now().await;
                 }
             }
-            *proxy.armed.lock().unwrap() = None;
+            proxy.disarm();
             drop(f);
         })
     };

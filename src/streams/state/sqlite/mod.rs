@@ -29,6 +29,7 @@ pub(super) use table::{SqlRow, SqlTable, StoreMeta, TOMBSTONE, TableShape, Table
 use super::StateStore;
 use crate::streams::{
     error::{Result, StreamsError},
+    failpoint,
     record::{Timestamp, TopicPartition},
 };
 
@@ -324,6 +325,7 @@ impl Shared {
     }
 
     fn save(&self, snapshots: Vec<StoreSnapshot>, offsets: &SavedOffsets) -> Result<()> {
+        failpoint::hit("runner_before_save");
         let mut writer = lock(&self.writer);
         let written = (|| {
             let transaction = writer.transaction()?;

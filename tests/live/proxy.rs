@@ -1,0 +1,137 @@
+//! A TCP proxy between the service and a server that a test cuts, closes or leads elsewhere.
+//!
+//! It reads the server's words, and when it hears the one it is armed for (`BEGIN`, `COMMIT`) it swallows them and cuts
+//! every connection: to the client a COMMIT whose answer was lost looks exactly like a server that died before it.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
+
+/// A proxy and its switches.
+pub struct Proxy {
+    pub port: u16,
+    /// Where new connections are carried to.
+    server: Mutex<String>,
+    /// Cut when the server says this.
+    armed: Mutex<Option<&'static str>>,
+    /// Let nobody in.
+    closed: AtomicBool,
+    cut: Notify,
+    cuts: AtomicUsize,
+}
+
+impl Proxy {
+    /// In front of the server of `postgres://user@host:port/database` or `redis://host:port`; with the address that leads
+    /// through it.
+    pub async fn in_front_of(url: &str) -> (Arc<Self>, String) {
+        let (scheme, rest) = url.split_once("://").expect("an address has a scheme");
+        let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(user, rest)| (user, rest));
+        let (server, path) = rest.split_once('/').map_or((rest, ""), |(server, path)| (server, path));
+        let proxy = Self::start(server.to_owned()).await;
+        let at = if user.is_empty() { String::new() } else { format!("{user}@") };
+        let slash = if path.is_empty() { String::new() } else { format!("/{path}") };
+        let url = format!("{scheme}://{at}127.0.0.1:{}{slash}", proxy.port);
+        (proxy, url)
+    }
+
+    async fn start(server: String) -> Arc<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let proxy = Arc::new(Self {
+            port: listener.local_addr().unwrap().port(),
+            server: Mutex::new(server),
+            armed: Mutex::new(None),
+            closed: AtomicBool::new(false),
+            cut: Notify::new(),
+            cuts: AtomicUsize::new(0),
+        });
+        let accepting = proxy.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if !accepting.closed.load(Ordering::SeqCst) {
+                    let server = accepting.server.lock().unwrap().clone();
+                    tokio::spawn(accepting.clone().carry(client, server));
+                }
+            }
+        });
+        proxy
+    }
+
+    async fn carry(self: Arc<Self>, client: TcpStream, server: String) {
+        let Ok(server) = TcpStream::connect(server).await else { return };
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        let up = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
+        let down = async {
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                let read = from_server.read(&mut buffer).await?;
+                if read == 0 {
+                    return Ok::<(), std::io::Error>(());
+                }
+                if self.is_cut_by(&buffer[..read]) {
+                    return Ok(());
+                }
+                to_client.write_all(&buffer[..read]).await?;
+            }
+        };
+        let cut = async {
+            self.cut.notified().await;
+            Ok::<(), std::io::Error>(())
+        };
+        tokio::select! {
+            _ = up => {}
+            _ = down => {}
+            _ = cut => {}
+        }
+    }
+
+    /// Does the server say the armed word (a command's tag ends with a zero byte)?
+    fn is_cut_by(&self, words: &[u8]) -> bool {
+        let mut armed = self.armed.lock().unwrap();
+        let Some(word) = *armed else { return false };
+        let tag = [word.as_bytes(), b"\0"].concat();
+        if !words.windows(tag.len()).any(|window| window == tag) {
+            return false;
+        }
+        *armed = None;
+        self.cuts.fetch_add(1, Ordering::SeqCst);
+        self.cut.notify_waiters();
+        true
+    }
+
+    /// Cuts everybody when the server says this the next time.
+    pub fn arm(&self, word: &'static str) {
+        *self.armed.lock().unwrap() = Some(word);
+    }
+
+    /// Cuts everybody off and lets nobody in, or lets them in again.
+    pub fn set_closed(&self, closed: bool) {
+        self.closed.store(closed, Ordering::SeqCst);
+        if closed {
+            self.cut.notify_waiters();
+        }
+    }
+
+    /// No cut after all.
+    pub fn disarm(&self) {
+        *self.armed.lock().unwrap() = None;
+    }
+
+    /// Cuts everybody off; who comes again is carried to another server.
+    pub fn lead_to(&self, server: String) {
+        *self.server.lock().unwrap() = server;
+        self.cut.notify_waiters();
+    }
+
+    /// How often it cut because of an armed word.
+    pub fn cuts(&self) -> usize {
+        self.cuts.load(Ordering::SeqCst)
+    }
+}

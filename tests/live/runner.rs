@@ -1,0 +1,71 @@
+//! On real Kafka: the statistics die at every named place of a commit, the relay at each of its own, and afterwards every
+//! event is counted exactly once.
+
+use std::{sync::Arc, time::Instant};
+
+use sluice::streams::failpoint;
+
+use crate::{
+    crashes::failpoints_are_armed,
+    invariants::Campaign,
+    services::Services,
+    truth,
+    world::{PATIENCE, World, urls},
+};
+
+const SEATS: i64 = 200;
+/// Users that come while one failure point is armed.
+const CROWD: i64 = 30;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statistics_and_relay_die_at_every_place_on_kafka() {
+    if !failpoints_are_armed() {
+        return;
+    }
+    let Some(services) = Services::private("runner") else { return };
+    let world = Arc::new(World::on_kafka(services).await);
+    let api = world.deployment.start("api", "api", &[]).await;
+    let coupon = world.deployment.open_campaign(&api, SEATS as u64).await;
+    let urls = urls([&api]);
+    let mut users = 1..;
+    let mut crowd = async || {
+        let first = users.nth(CROWD as usize - 1).expect("there is always another") - CROWD + 1;
+        world.rush(&urls, coupon, first..=first + CROWD - 1, async {}).await;
+    };
+
+    for name in ["relay_after_send", "relay_before_mark"] {
+        let mut relay = world.deployment.start("relay", "relay", &[("SLUICE_FAILPOINT", name)]).await;
+        crowd().await;
+        until(|| relay.has_died(), name).await;
+        let relay = world.deployment.start("relay", "relay", &[]).await;
+        truth::outbox_drains(&world.deployment, PATIENCE).await;
+        assert!(relay.stop());
+    }
+    let relay = world.deployment.start("relay", "relay", &[]).await;
+    for name in failpoint::NAMES {
+        // At the third commit there is something in the stores and something in the transaction. State files are saved at
+        // a clean stop here, so that is when the place is met.
+        let at_stop = name == "runner_before_save";
+        let armed = format!("{name}:{}", if at_stop { 1 } else { 3 });
+        let mut statistics =
+            world.deployment.start("statistics", "streams", &[("SLUICE_FAILPOINT", &armed)]).await;
+        crowd().await;
+        if at_stop {
+            truth::totals_agree(&world.deployment, coupon, PATIENCE).await;
+            assert!(!statistics.stop(), "{name}: it was to die while it stops");
+        } else {
+            until(|| statistics.has_died(), name).await;
+        }
+    }
+    let statistics = world.deployment.start("statistics", "streams", &[]).await;
+    world.judge([api], &[Campaign { coupon, seats: SEATS, freed: 0 }]).await;
+    drop((statistics, relay));
+}
+
+async fn until(mut condition: impl FnMut() -> bool, what: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} was not met");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,219 @@
+//! A coupon service that a test breaks: real processes on a Redis, a database and a log of its own, and a crowd whose
+//! every answer is written down. What must hold afterwards is in [`invariants`](crate::invariants).
+//!
+//! The log is the embedded one in a file, of one process at a time (what Kafka can do to the service has tests of its
+//! own), so that the statistics run here too and are judged with the rest. Times are short: a seat is pending for two seconds, a lease of the relay
+//! lasts one.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    deployment::{Deployment, Process},
+    private_redis::PrivateRedis,
+    services::Services,
+};
+
+/// Longest wait for anything.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// One answer to one request, with the times between which it was given (since the world began).
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub coupon: i64,
+    pub user: i64,
+    /// The HTTP status; 0 when no answer came.
+    pub status: u16,
+    pub code: Option<String>,
+    pub asked: Duration,
+    pub told: Duration,
+}
+
+impl Told {
+    /// Has the user one now?
+    pub fn is_yes(&self) -> bool {
+        matches!(self.status, 200 | 201) || self.code.as_deref() == Some("CP007")
+    }
+
+    /// Is it certain that this request has left nothing, and never will?
+    pub fn is_no(&self) -> bool {
+        matches!(self.code.as_deref(), Some("CP001" | "CP002" | "CP005" | "CP009" | "CP011" | "CP013"))
+    }
+
+    /// Need the user not ask again?
+    pub fn is_final(&self) -> bool {
+        self.is_yes() || self.code.as_deref() == Some("CP005")
+    }
+}
+
+pub struct World {
+    pub deployment: Deployment,
+    /// Kafka is the log; else it is a file, of one process at a time.
+    pub on_kafka: bool,
+    redis: Mutex<Option<PrivateRedis>>,
+    began: Instant,
+    answers: Mutex<Vec<Told>>,
+}
+
+impl World {
+    /// On the shared Postgres; nothing runs yet. `None` after saying that the test is skipped.
+    pub async fn new() -> Option<Self> {
+        Some(Self::on(Services::shared()?, PrivateRedis::start()?).await)
+    }
+
+    /// On these; what is reached through a proxy has the proxy's address in `services`.
+    pub async fn on(services: Services, redis: PrivateRedis) -> Self {
+        let mut services = services;
+        if !services.redis_is_proxied {
+            services.redis = redis.url();
+        }
+        let mut deployment = Deployment::new(services).await;
+        deployment.set("SLUICE__LOG__KIND", "embedded");
+        deployment.set("SLUICE__LOG__PATH", deployment.file("log.sqlite").display());
+        Self::of(deployment, Some(redis))
+    }
+
+    /// On Kafka and everything else of a private set.
+    pub async fn on_kafka(services: Services) -> Self {
+        Self::of(Deployment::new(services).await, None)
+    }
+
+    fn of(mut deployment: Deployment, redis: Option<PrivateRedis>) -> Self {
+        deployment.set("SLUICE__LEDGER__ACQUIRE_TIMEOUT_MS", 500);
+        deployment.set("SLUICE__LEDGER__STATEMENT_TIMEOUT_MS", 700);
+        deployment.set("SLUICE__GATE__PENDING_TIMEOUT_MS", 3_000);
+        deployment.set("SLUICE__GATE__SWEEP_INTERVAL_MS", 50);
+        deployment.set("SLUICE__COUPON__DUPLICATE_WAIT_MS", 100);
+        deployment.set("SLUICE__REDIS__TIMEOUT_MS", 500);
+        deployment.set("SLUICE__RELAY__LEASE_MS", 1_000);
+        deployment.shorten_windows();
+        let on_kafka = redis.is_none();
+        Self {
+            deployment,
+            on_kafka,
+            redis: Mutex::new(redis),
+            began: Instant::now(),
+            answers: Mutex::default(),
+        }
+    }
+
+    /// Two processes as a deployment has them, of different configuration: one only answers, and believes what it knows
+    /// for longer; the other does everything.
+    pub async fn two_processes(&self) -> [Process; 2] {
+        let everything = self.deployment.start("everything", "api,relay,streams", &[]).await;
+        let front = [
+            ("SLUICE__GATE__SOLD_OUT_MEMO_MS", "0"),
+            ("SLUICE__LEDGER__CONNECTIONS_MAX", "2"),
+            ("SLUICE__COUPON__SNAPSHOT_TTL_MS", "5000"),
+            ("SLUICE__COUPON__DUPLICATE_WAIT_MS", "0"),
+            ("SLUICE__GATE__SWEEP_INTERVAL_MS", "200"),
+        ];
+        [self.deployment.start("front", "api", &front).await, everything]
+    }
+
+    /// Does something to this test's Redis.
+    pub fn with_redis<T>(&self, act: impl FnOnce(&mut PrivateRedis) -> T) -> T {
+        act(self.redis.lock().unwrap().as_mut().expect("a Redis of its own"))
+    }
+
+    /// Everything that was answered so far.
+    pub fn answers(&self) -> Vec<Told> {
+        self.answers.lock().unwrap().clone()
+    }
+
+    /// One request, written down.
+    pub async fn issue(&self, url: &str, coupon: i64, user: i64) -> Told {
+        let asked = self.began.elapsed();
+        let path = format!("{url}/api/coupon/{coupon}/issue-redis");
+        let (status, code) =
+            match self.deployment.http.post(path).json(&json!({ "userId": user })).send().await {
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    let body: Value = response.json().await.unwrap_or_default();
+                    (status, body["errorCode"].as_str().map(str::to_owned))
+                }
+                Err(_) => (0, None),
+            };
+        let told = Told { coupon, user, status, code, asked, told: self.began.elapsed() };
+        self.answers.lock().unwrap().push(told.clone());
+        told
+    }
+
+    /// Everyone asks once, every fifth twice at the same moment, eight at a time, taking turns between the processes; when
+    /// a third of the answers is there, the fault strikes.
+    pub async fn rush(
+        self: &Arc<Self>,
+        urls: &[String],
+        coupon: i64,
+        users: std::ops::RangeInclusive<i64>,
+        fault: impl Future<Output = ()>,
+    ) {
+        let requests: Vec<i64> =
+            users.flat_map(|user| std::iter::repeat_n(user, if user % 5 == 0 { 2 } else { 1 })).collect();
+        let third = requests.len() / 3;
+        let (requests, next, answered) =
+            (Arc::new(requests), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let workers: Vec<_> = (0..8)
+            .map(|_| {
+                let (world, urls) = (self.clone(), urls.to_vec());
+                let (requests, next, answered) = (requests.clone(), next.clone(), answered.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let at = next.fetch_add(1, Ordering::SeqCst);
+                        let Some(&user) = requests.get(at) else { return };
+                        world.issue(&urls[at % urls.len()], coupon, user).await;
+                        answered.fetch_add(1, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        let deadline = Instant::now() + PATIENCE;
+        while answered.load(Ordering::SeqCst) < third {
+            assert!(Instant::now() < deadline, "a third of the crowd was never answered");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        fault.await;
+        for worker in workers {
+            worker.await.expect("a worker does not panic");
+        }
+    }
+
+    /// Whoever has no final answer yet asks again, as the answers say is safe, until everybody has one.
+    pub async fn settle(&self, urls: &[String]) {
+        let deadline = Instant::now() + PATIENCE;
+        for turn in 0.. {
+            let mut open: Vec<(i64, i64)> = Vec::new();
+            let answers = self.answers();
+            for told in &answers {
+                let who = (told.coupon, told.user);
+                let is_settled = |other: &Told| (other.coupon, other.user) == who && other.is_final();
+                if !open.contains(&who) && !answers.iter().any(is_settled) {
+                    open.push(who);
+                }
+            }
+            if open.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no final answer for {open:?} (coupon, user)");
+            if turn > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            for (coupon, user) in open {
+                self.issue(&urls[turn % urls.len()], coupon, user).await;
+            }
+        }
+    }
+}
+
+/// The addresses of some processes.
+pub fn urls<'a>(processes: impl IntoIterator<Item = &'a Process>) -> Vec<String> {
+    processes.into_iter().map(|process| process.url.clone()).collect()
+}
