@@ -307,7 +307,13 @@ impl Db {
                 (MIGRATIONS_SQLITE.run(writer).await, MIGRATIONS_SQLITE.iter().count())
             }
         };
-        result.map_err(|error| DbError::Refused(format!("migration: {error}")))?;
+        result.map_err(|error| match error {
+            sqlx::migrate::MigrateError::VersionMissing(version) => DbError::Refused(format!(
+                "its schema has migration {version}, which only a newer version of sluice knows; run that version \
+                 (a schema is never taken back)"
+            )),
+            error => DbError::Refused(format!("migration: {error}")),
+        })?;
         Ok(count)
     }
 

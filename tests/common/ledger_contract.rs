@@ -252,6 +252,7 @@ macro_rules! ledger_contract_tests {
     ($fixture:ident) => {
         $crate::ledger_contract_tests! { $fixture ledger_contract:
             migrations_may_be_repeated
+            a_schema_of_a_newer_version_is_refused
             a_campaign_lives_along_its_arrows
             a_limit_never_falls_below_what_is_issued
             an_issue_writes_row_history_and_event_together
@@ -294,6 +295,66 @@ pub async fn migrations_may_be_repeated(f: Fixture) {
     f.issue(coupon, 1).await.done().unwrap();
     assert_eq!(f.ledger.migrate().await.unwrap(), f.ledger.migrate().await.unwrap());
     assert_eq!(f.service.coupon(coupon).await.unwrap().issued_count, 1);
+}
+
+/// What the first release had written when this version takes over: a campaign of three seats, one used and one active.
+pub const FIRST_RELEASE: [&str; 5] = [
+    "insert into coupons (coupon_id, coupon_name, discount_type, discount_value, max_issue_count, valid_from, valid_to, status,
+         created_by, created_at, updated_at)
+     values (1, 'spring', 'PERCENTAGE', 10, 3, 1, 4000000000000000, 'OPEN', 'admin', 1, 1)",
+    "insert into user_coupons (user_coupon_id, coupon_id, user_id, slot_no, epoch, admission_token, status, issued_at, order_id,
+         order_amount, discount_amount, used_at, last_seq, changed_at)
+     values (1, 1, 7, 1, 1, '7b5cbd7e-3f0a-4f0b-9a57-0d1f3c1b2a01', 'USED', 10, 'o-1', 1000, 100, 20, 2, 20)",
+    "insert into user_coupons (user_coupon_id, coupon_id, user_id, slot_no, epoch, admission_token, issued_at, changed_at)
+     values (2, 1, 8, 2, 1, '7b5cbd7e-3f0a-4f0b-9a57-0d1f3c1b2a02', 11, 11)",
+    "insert into coupon_history (user_coupon_id, seq, coupon_id, user_id, slot_no, from_status, to_status, event_id, request_id,
+         order_id, order_amount, discount_amount, at)
+     values (1, 1, 1, 7, 1, null, 'ACTIVE', 'e-1', 'r', null, null, null, 10),
+            (1, 2, 1, 7, 1, 'ACTIVE', 'USED', 'e-2', 'r', 'o-1', 1000, 100, 20),
+            (2, 1, 1, 8, 2, null, 'ACTIVE', 'e-3', 'r', null, null, null, 11)",
+    "insert into outbox (event_id, lane, topic, key, headers, payload, created_at)
+     values ('e-3', 3, 'coupon-issued', '8', '{}', '{}', 11)",
+];
+
+/// A directory with the first release's migrations only. What a release has shipped is never edited: a database that has
+/// it would refuse the next version by its checksum.
+pub fn first_migrations(engine: &str) -> tempfile::TempDir {
+    let shipped = format!("{}/migrations/{engine}/0001_ledger.sql", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read(&shipped).unwrap();
+    let checksum = crc32fast::hash(&text);
+    let expected = if engine == "postgres" { 2_573_639_318 } else { 375_119_776 };
+    assert_eq!(checksum, expected, "{shipped} was edited: add a new migration instead");
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("0001_ledger.sql"), text).unwrap();
+    directory
+}
+
+/// After this version's migrations everything that [`FIRST_RELEASE`] wrote is there, and life goes on.
+pub async fn goes_on_after_an_upgrade(f: Fixture) {
+    let id = CouponId::new(1).unwrap();
+    let used = f.service.user_coupon(UserCouponId::new(1).unwrap()).await.unwrap();
+    assert_eq!((used.status, used.order_id.as_deref(), used.discount_amount), (UserCouponStatus::Used, Some("o-1"), Some(100)));
+    f.assert_replay_equals_tables().await;
+    assert_eq!(outbox::backlog(f.ledger.db()).await.unwrap().unsent, 1);
+    // The gate starts empty and is told by the ledger.
+    assert_eq!(told(&f.issue(id, 7).await), "CP007");
+    let next = f.issue(id, 9).await.done().unwrap();
+    assert_eq!((next.slot_no, told(&f.issue(id, 10).await)), (3, "CP005"));
+    f.until_confirmed(id).await;
+    assert!(f.service.reconcile(true).await.unwrap().iter().all(|drift| drift.is_zero()));
+    f.assert_replay_equals_tables().await;
+}
+
+pub async fn a_schema_of_a_newer_version_is_refused(f: Fixture) {
+    let mut tx = f.ledger.db().begin().await.unwrap();
+    let sql = f.ledger.db().pick(
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'later', true, '', 0)",
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'later', true, x'', 0)",
+    );
+    tx.execute(sql, &[]).await.unwrap();
+    tx.commit().await.unwrap();
+    let error = f.ledger.migrate().await.unwrap_err().to_string();
+    assert!(error.contains("9999") && error.contains("newer version of sluice"), "{error}");
 }
 
 pub async fn a_campaign_lives_along_its_arrows(f: Fixture) {

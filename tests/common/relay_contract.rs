@@ -38,16 +38,21 @@ pub struct Log {
     refuses: &'static str,
 }
 
+/// The topics that events go to.
+pub fn create_topics(log: &EmbeddedLog) {
+    let topic = |name: &str| NewTopic {
+        name: name.into(),
+        partitions: 3,
+        replication_factor: 1,
+        config: BTreeMap::new(),
+    };
+    log.admin().unwrap().create_topics(&TOPICS.map(topic)).unwrap();
+}
+
 impl Log {
     pub fn new(refuses: &'static str) -> Self {
         let log = EmbeddedLog::in_memory();
-        let topic = |name: &str| NewTopic {
-            name: name.into(),
-            partitions: 3,
-            replication_factor: 1,
-            config: BTreeMap::new(),
-        };
-        log.admin().unwrap().create_topics(&TOPICS.map(topic)).unwrap();
+        create_topics(&log);
         Self { log, down: Arc::default(), refuses }
     }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::services::Services;
 
 /// The token that admin calls carry.
-const ADMIN_TOKEN: &str = "live-test-token";
+pub const ADMIN_TOKEN: &str = "live-test-token";
 
 /// One campaign service: services, a database, a directory, and any number of processes.
 pub struct Deployment {
@@ -84,17 +84,25 @@ impl Deployment {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
         command
             .current_dir(&directory)
+            .envs(self.environment())
             .env("SLUICE__DATA_DIR", &directory)
-            .env("SLUICE__ADMIN__TOKEN", ADMIN_TOKEN)
-            .env("SLUICE__LOG__KIND", "kafka")
-            .env("SLUICE__KAFKA__BOOTSTRAP_SERVERS", &self.services.kafka)
-            .env("SLUICE__TOPICS__REPLICATION_FACTOR", "1")
-            .env("SLUICE__GATE__KIND", "redis")
-            .env("SLUICE__REDIS__URL", &self.services.redis)
-            .env("SLUICE__LEDGER__URL", &self.database)
-            .envs(self.settings.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null());
         command
+    }
+
+    /// What every process of the deployment is told.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let of_all = [
+            ("SLUICE__ADMIN__TOKEN", ADMIN_TOKEN),
+            ("SLUICE__LOG__KIND", "kafka"),
+            ("SLUICE__KAFKA__BOOTSTRAP_SERVERS", &self.services.kafka),
+            ("SLUICE__TOPICS__REPLICATION_FACTOR", "1"),
+            ("SLUICE__GATE__KIND", "redis"),
+            ("SLUICE__REDIS__URL", &self.services.redis),
+            ("SLUICE__LEDGER__URL", &self.database),
+        ];
+        let of_all = of_all.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        of_all.into_iter().chain(self.settings.iter().cloned()).collect()
     }
 
     /// Where the process of this name keeps its state.
@@ -124,14 +132,23 @@ impl Deployment {
         Process { name: name.to_owned(), url: format!("http://{listen}"), log, child }
     }
 
-    /// Creates a campaign with `seats` seats and opens it.
-    pub async fn open_campaign(&self, process: &Process, seats: u64) -> i64 {
-        let body = json!({
+    /// The body that creates a campaign.
+    pub fn campaign(seats: u64) -> Value {
+        json!({
             "couponName": "live", "discountType": "FIXED", "discountValue": 1000, "maxIssueCount": seats,
             "validFrom": "2020-01-01T00:00:00Z", "validTo": "2099-01-01T00:00:00Z", "createdBy": "live-test",
-        });
-        let created = self.admin(process, "/api/coupon", &body).await;
-        let id = created["couponId"].as_i64().unwrap_or_else(|| panic!("no couponId in {created}"));
+        })
+    }
+
+    /// Creates a campaign with `seats` seats.
+    pub async fn draft(&self, process: &Process, seats: u64) -> i64 {
+        let created = self.admin(process, "/api/coupon", &Self::campaign(seats)).await;
+        created["couponId"].as_i64().unwrap_or_else(|| panic!("no couponId in {created}"))
+    }
+
+    /// Creates a campaign with `seats` seats and opens it.
+    pub async fn open_campaign(&self, process: &Process, seats: u64) -> i64 {
+        let id = self.draft(process, seats).await;
         self.admin(process, &format!("/api/coupon/{id}/open"), &json!({})).await;
         id
     }

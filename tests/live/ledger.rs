@@ -30,3 +30,18 @@ async fn postgres() -> Option<Fixture> {
 crate::ledger_contract_tests!(postgres);
 crate::relay_contract_tests!(postgres);
 crate::ledger_contract_tests! { postgres relay_contract: a_slower_transaction_is_not_skipped }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_schema_is_brought_up_with_its_data_in_place() {
+    let Some(url) = own_database().await else { return };
+    let pool = sqlx::PgPool::connect(&url).await.unwrap();
+    let first = ledger_contract::first_migrations("postgres");
+    sqlx::migrate::Migrator::new(first.path()).await.unwrap().run(&pool).await.unwrap();
+    for sql in ledger_contract::FIRST_RELEASE {
+        sqlx::query(sql).execute(&pool).await.unwrap();
+    }
+    // As its ids were taken: a block of 256.
+    sqlx::query("select nextval('user_coupon_id_seq')").execute(&pool).await.unwrap();
+    pool.close().await;
+    ledger_contract::goes_on_after_an_upgrade(Fixture::new(&url, None).await).await;
+}

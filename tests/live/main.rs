@@ -19,9 +19,11 @@ pub fn service(name: &str) -> Option<String> {
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod corruptions;
 mod crashes;
 mod crowd;
 mod deployment;
+mod documents;
 mod faults;
 mod gate;
 mod gate_repair;

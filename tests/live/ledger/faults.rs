@@ -7,14 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sluice::coupon::{
-    db::DbConfig,
-    error::{Dependency, Outcome, Refusal},
-    gate::Gate,
+use sluice::{
+    coupon::{
+        clock::Clock,
+        db::DbConfig,
+        error::{Dependency, Outcome, Refusal},
+        gate::Gate,
+        relay::{Relay, RelayConfig, Step},
+        verify::{self, Answer, Answers, Invariant, answers, facts},
+    },
+    streams::client::embedded::EmbeddedLog,
 };
 
 use super::{
-    ledger_contract::{Fixture, context, order, told, user},
+    ledger_contract::{Fixture, cancel, context, order, told, user},
     own_database,
 };
 use crate::proxy::Proxy;
@@ -184,4 +190,66 @@ async fn an_exhausted_pool_refuses_within_its_time_limit() {
     assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     held.rollback().await;
     assert_eq!(told(&f.issue(id, 1).await), "done");
+}
+
+/// An hour back, in the middle of a crowd and of uses: nobody loses a place, the history stays in order, and all
+/// invariants hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_steps_back_takes_nothing_from_anybody() {
+    const HOUR: i64 = 3_600_000_000;
+    let Some(f) = super::postgres().await else { return };
+    let f = Arc::new(f);
+    let id = f.open(40).await;
+    f.advance(2 * HOUR);
+    let mut answers = Answers::new();
+    let mut held = Vec::new();
+    for turn in [1..=20, 15..=60] {
+        let asking: Vec<_> = turn
+            .map(|who| {
+                let f = f.clone();
+                tokio::spawn(async move {
+                    f.advance(1_000);
+                    (who, f.issue(id, who).await)
+                })
+            })
+            .collect();
+        for task in asking {
+            let (who, outcome) = task.await.unwrap();
+            let (status, code) = match &outcome {
+                Outcome::Done(row) => {
+                    held.push(row.user_coupon_id);
+                    (201, None)
+                }
+                refused => (409, Some(told(refused).to_owned())),
+            };
+            answers::add(&mut answers, &Answer { coupon_id: id.get(), user_id: who, status, code });
+        }
+        for row in &held {
+            f.service.use_coupon(*row, order("o", 1_000), &context("r")).await.done().unwrap();
+        }
+        f.advance(-HOUR);
+        for row in held.iter().step_by(2) {
+            f.service.cancel_use(*row, cancel("o"), &context("r")).await.done().unwrap();
+        }
+    }
+    assert_eq!(held.len(), 40);
+    f.until_confirmed(id).await;
+    // Who was first is first, by the gate's order of admission too.
+    let members = f.gate.members(id, 0, 100).await.unwrap();
+    let early: Vec<bool> = members.iter().map(|member| member.user.get() <= 20).collect();
+    assert!(early[..20].iter().all(|early| *early) && !early[20..].contains(&true), "{members:?}");
+
+    let log = EmbeddedLog::in_memory();
+    super::relay_contract::create_topics(&log);
+    let log: Arc<dyn sluice::streams::client::ClientSupplier> = Arc::new(log);
+    let mut relay = Relay::new(&f.ledger, log.clone(), Clock::system(), RelayConfig::default());
+    while relay.relay_batch().await.unwrap() != Step::Idle {}
+    let gate: Arc<dyn Gate> = f.gate.clone();
+    let facts = facts::gather(f.ledger.db(), Some(&gate), Some(log), Some(answers)).await.unwrap();
+    let report = verify::judge(&facts);
+    assert!(report.holds(), "{:#?}", report.findings().collect::<Vec<_>>());
+    let unchecked: Vec<_> = report.checks.iter().filter(|check| check.compared.is_none()).collect();
+    assert_eq!(unchecked.iter().map(|check| check.invariant).collect::<Vec<_>>(), [Invariant::I8]);
+    assert!(f.service.reconcile(true).await.unwrap().iter().all(|drift| drift.is_zero()));
+    f.assert_replay_equals_tables().await;
 }
