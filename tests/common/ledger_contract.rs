@@ -333,7 +333,10 @@ pub fn first_migrations(engine: &str) -> tempfile::TempDir {
 pub async fn goes_on_after_an_upgrade(f: Fixture) {
     let id = CouponId::new(1).unwrap();
     let used = f.service.user_coupon(UserCouponId::new(1).unwrap()).await.unwrap();
-    assert_eq!((used.status, used.order_id.as_deref(), used.discount_amount), (UserCouponStatus::Used, Some("o-1"), Some(100)));
+    assert_eq!(
+        (used.status, used.order_id.as_deref(), used.discount_amount),
+        (UserCouponStatus::Used, Some("o-1"), Some(100))
+    );
     f.assert_replay_equals_tables().await;
     assert_eq!(outbox::backlog(f.ledger.db()).await.unwrap().unsent, 1);
     // The gate starts empty and is told by the ledger.

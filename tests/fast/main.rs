@@ -2,8 +2,8 @@
 //! linking is the slow part. One module a subject; add a `mod` line.
 
 mod bad_input;
-mod driver_partitions;
 mod documents;
+mod driver_partitions;
 mod dsl_corrections;
 mod dsl_join_corrections;
 mod dsl_properties;

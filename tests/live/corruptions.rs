@@ -84,7 +84,10 @@ pub async fn are_found_as_what_they_are(deployment: &Deployment, coupon: i64) {
     }
     let mut connection = ledger.acquire().await.expect("a connection");
     for sql in sql {
-        connection.execute(sqlx::AssertSqlSafe(sql.clone())).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        connection
+            .execute(sqlx::AssertSqlSafe(sql.clone()))
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
     drop(connection);
 
@@ -132,7 +135,8 @@ pub async fn are_found_as_what_they_are(deployment: &Deployment, coupon: i64) {
     plant("I3", of_row(8));
     plant("I4", "coupon-issued event second".into());
     // 15 a total that counts one too many
-    let mut totals = latest_by_key(&read_all(kafka, "coupon-totals")).remove(&coupon.to_string()).expect("totals");
+    let mut totals =
+        latest_by_key(&read_all(kafka, "coupon-totals")).remove(&coupon.to_string()).expect("totals");
     totals["issuedTotal"] = json!(totals["issuedTotal"].as_i64().expect("a number") + 1);
     topic::write(kafka, "coupon-totals", &[(&coupon.to_string(), totals.to_string().as_bytes())]);
     plant("I8", format!("coupon {coupon}"));
@@ -149,7 +153,9 @@ pub async fn are_found_as_what_they_are(deployment: &Deployment, coupon: i64) {
         .await
         .expect("its time");
     for topic in ["coupon-stats-minute", "coupon-stats-day"] {
-        for window in latest_by_key(&read_all(kafka, topic)).values().filter(|window| window["couponId"] == coupon) {
+        for window in
+            latest_by_key(&read_all(kafka, topic)).values().filter(|window| window["couponId"] == coupon)
+        {
             let edge = |name: &str| {
                 let text = window[name].as_str().expect("a time");
                 text.parse::<sluice::coupon::clock::UtcMicros>().expect("RFC 3339")

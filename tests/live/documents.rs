@@ -1,11 +1,7 @@
 //! docs/operations.md is true: every command is run against real Kafka, Redis and Postgres, in order, and prints what the
 //! document says; every row of the table of degraded modes is tried with that dependency away.
 
-use std::{
-    path::Path,
-    process::Command,
-    sync::Arc,
-};
+use std::{path::Path, process::Command, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -164,7 +160,11 @@ async fn every_degraded_mode_is_as_documented() {
         for (request, cells) in &rows {
             let answer = objects.send(&world, &process, request).await;
             let allowed: Vec<&str> = cells[column].split(" or ").collect();
-            assert!(allowed.contains(&answer.as_str()), "{away} away: {request}: {answer}, not {}", cells[column]);
+            assert!(
+                allowed.contains(&answer.as_str()),
+                "{away} away: {request}: {answer}, not {}",
+                cells[column]
+            );
         }
         match away {
             "Redis" => world.with_redis(PrivateRedis::restart),
@@ -200,7 +200,8 @@ impl Objects {
             .expect("a user coupon");
         }
         let url = format!("{}/api/user-coupons/{}/use", process.url, held[1]);
-        let used = deployment.http.post(url).json(&json!({ "orderId": "o", "orderAmount": 5_000 })).send().await;
+        let used =
+            deployment.http.post(url).json(&json!({ "orderId": "o", "orderAmount": 5_000 })).send().await;
         assert_eq!(used.expect("an answer").status(), 200);
         Self { coupons, held }
     }
