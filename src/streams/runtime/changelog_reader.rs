@@ -14,7 +14,7 @@ use crate::streams::{
     client::{ClientSupplier, Consumer, ConsumerConfig, OffsetReset},
     error::{Result, StreamsError},
     processor::StoreId,
-    record::{ConsumerRecord, TopicPartition},
+    record::{ConsumerRecord, Timestamp, TopicPartition},
 };
 
 struct Restoring {
@@ -24,6 +24,8 @@ struct Restoring {
     start: i64,
     position: i64,
     end: i64,
+    /// Partition time of the replay; of use where the topic is a source of the task.
+    time: Timestamp,
 }
 
 /// How far restoring is.
@@ -96,7 +98,8 @@ impl ChangelogReader {
             return Ok(());
         }
         let name = name.to_owned();
-        self.restoring.insert(changelog, Restoring { task, store, name, start, position: start, end });
+        self.restoring
+            .insert(changelog, Restoring { task, store, name, start, position: start, end, time: -1 });
         self.assigned = false;
         Ok(())
     }
@@ -185,6 +188,7 @@ impl ChangelogReader {
             if let Some(last) = records.last() {
                 restoring.position = last.offset + 1;
             }
+            task.retain_rows(&partition, &mut records, &mut restoring.time);
             task.graph()
                 .store(restoring.store, |store| store.as_state_store().restore(&records))
                 .unwrap_or_else(|| Err(StreamsError::fatal("restoring a store the task does not have")))?;

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::streams::{
@@ -164,6 +165,11 @@ pub fn create(topology: &Topology, plan: &PartitionPlan, replication: i32, admin
     if missing.is_empty() { Ok(()) } else { admin.create_topics(&missing) }
 }
 
+/// What an unlimited window keeps is beyond what a number holds: then it is the largest.
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Every internal topic with its policy (streams-semantics 3.2).
 pub fn wanted(topology: &Topology, plan: &PartitionPlan, replication_factor: i32) -> Vec<NewTopic> {
     const DAY_MS: i64 = 86_400_000;
@@ -196,11 +202,11 @@ pub fn wanted(topology: &Topology, plan: &PartitionPlan, replication_factor: i32
             let config = match &store.builder.kind {
                 StoreKind::Window { retention, .. } | StoreKind::Session { retention, .. } => vec![
                     ("cleanup.policy", "compact,delete".to_owned()),
-                    ("retention.ms", (retention.as_millis() as i64 + DAY_MS).to_string()),
+                    ("retention.ms", (millis(*retention).saturating_add(DAY_MS)).to_string()),
                 ],
                 StoreKind::Versioned { history } => vec![
                     ("cleanup.policy", "compact".to_owned()),
-                    ("min.compaction.lag.ms", (history.as_millis() as i64 + DAY_MS).to_string()),
+                    ("min.compaction.lag.ms", (millis(*history).saturating_add(DAY_MS)).to_string()),
                 ],
                 StoreKind::KeyValue { .. } | StoreKind::Buffer => {
                     vec![("cleanup.policy", "compact".to_owned())]

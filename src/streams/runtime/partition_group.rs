@@ -77,6 +77,11 @@ impl PartitionGroup {
         }
     }
 
+    /// See [`RecordQueue::retain_rows`].
+    pub fn retain_rows(&self, index: usize, records: &mut Vec<ConsumerRecord>, time: &mut Timestamp) {
+        self.partitions[index].queue.retain_rows(records, time);
+    }
+
     /// Appends records of one partition, in offset order.
     pub fn add(
         &mut self,

@@ -134,6 +134,21 @@ impl RecordQueue {
         Ok(())
     }
 
+    /// Keeps of a topic that is the changelog of its own table what the table took: what had no key, could not be read or had no time was
+    /// dropped then. Rows get the time they were given then. `time` is the partition time of the replay.
+    pub fn retain_rows(&self, records: &mut Vec<ConsumerRecord>, time: &mut Timestamp) {
+        records.retain_mut(|record| {
+            let Ok(decoded) = (self.decoder)(record) else { return false };
+            let Ok(timestamp) = (self.extractor)(record, &decoded, *time) else { return false };
+            if timestamp < 0 {
+                return false;
+            }
+            *time = timestamp.max(*time);
+            record.timestamp = timestamp;
+            decoded.key.is_some()
+        });
+    }
+
     /// Takes the head and moves the partition time.
     pub fn take_head(&mut self) -> Option<Head> {
         let head = self.head.take()?;

@@ -244,6 +244,19 @@ impl StreamTask {
         self.group.add(index, records, &self.graph)
     }
 
+    /// Keeps of records to be restored what this task itself would have taken, where their topic is one it reads: a source topic that
+    /// serves as changelog holds bad records, too. `time` is the partition time of the replay, -1 at its start.
+    pub fn retain_rows(
+        &self,
+        partition: &TopicPartition,
+        records: &mut Vec<ConsumerRecord>,
+        time: &mut Timestamp,
+    ) {
+        if let Some(index) = self.group.index_of(&partition.topic, partition.partition) {
+            self.group.retain_rows(index, records, time);
+        }
+    }
+
     /// As [`add_records`](Self::add_records) with the wall clock of the arrival.
     pub fn add_records_at(
         &mut self,
