@@ -1,6 +1,6 @@
 //! Steps with code of their own: stores and the processors README §4 lists.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{any::Any, collections::HashMap, sync::Arc};
 
 use sluice::streams::{
     error::{ProcessingError, Result as StreamsResult},
@@ -262,14 +262,20 @@ impl<V: CaseValue, R: CaseValue> Processor<String, V, String, R> for CaseProcess
         let out = |record: &Record<String, V>, value: Option<Value>| -> StreamsResult<Record<String, R>> {
             Ok(record.clone().with_value(value.map(R::from_value).transpose()?))
         };
+        // What a processor hands on unchanged is the very record.
+        let same = |record: &Record<String, V>| -> StreamsResult<Record<String, R>> {
+            let record: Box<dyn Any> = Box::new(record.clone());
+            let record = record.downcast::<Record<String, R>>();
+            record.map(|record| *record).map_err(|_| failure("ClassCastException", "another type of value"))
+        };
         let say = |text: String| context.forward(out(&record, Some(Value::Text(text)))?);
         match spec.processor.as_str() {
-            "pass" => context.forward(out(&record, value)?),
+            "pass" => context.forward(same(&record)?),
             "collect" => {
                 if let Some(key) = &key {
                     Rows { context, id: self.store()? }.put(key, value.clone())?;
                 }
-                if spec.echo { context.forward(out(&record, value)?) } else { Ok(()) }
+                if spec.echo { context.forward(same(&record)?) } else { Ok(()) }
             }
             "count_in_store" => {
                 let rows = Rows { context, id: self.store()? };
@@ -295,7 +301,7 @@ impl<V: CaseValue, R: CaseValue> Processor<String, V, String, R> for CaseProcess
                 let key = key.ok_or_else(|| failure("NullPointerException", "key cannot be null"))?;
                 let seen = rows.get(&key)?.map(|row| int0(Some(&value_of(&row.value))));
                 if seen.is_none_or(|seen| record.timestamp - seen > spec.ttl_ms) {
-                    context.forward(out(&record, value)?)?;
+                    context.forward(same(&record)?)?;
                     rows.put(&key, Some(Value::Integer(record.timestamp)))?;
                 }
                 Ok(())
@@ -315,7 +321,7 @@ impl<V: CaseValue, R: CaseValue> Processor<String, V, String, R> for CaseProcess
             "fail_on_x" | "forward_then_fail_on_x" => {
                 let fails = value.as_ref().is_some_and(|value| text(value) == "x");
                 if !fails || spec.processor == "forward_then_fail_on_x" {
-                    context.forward(out(&record, value)?)?;
+                    context.forward(same(&record)?)?;
                 }
                 if fails { Err(failure("IllegalArgumentException", "value is x")) } else { Ok(()) }
             }
@@ -331,7 +337,7 @@ impl<V: CaseValue, R: CaseValue> Processor<String, V, String, R> for CaseProcess
             }
             "route" => {
                 let first: String = txt(value.as_ref()).chars().take(1).collect();
-                let record = out(&record, value)?;
+                let record = same(&record)?;
                 match spec.routes.get(&first) {
                     Some(child) => context.forward_to(child, record),
                     None => context.forward(record),
@@ -339,8 +345,7 @@ impl<V: CaseValue, R: CaseValue> Processor<String, V, String, R> for CaseProcess
             }
             "kv_commands" => {
                 let rows = Rows { context, id: self.store()? };
-                let key = key.ok_or_else(|| failure("NullPointerException", "key cannot be null"))?;
-                say(kv_command(&rows, &key, &txt(value.as_ref()))?)
+                say(kv_command(&rows, key.as_deref(), &txt(value.as_ref()))?)
             }
             "table_lookup" => {
                 let rows = Rows { context, id: self.store()? };
@@ -420,7 +425,13 @@ impl<V: CaseValue, R: CaseValue> Processor<String, V, String, R> for CaseProcess
     }
 }
 
-fn kv_command<R: CaseValue>(rows: &Rows<'_, '_, R>, key: &str, command: &str) -> StreamsResult<String> {
+fn kv_command<R: CaseValue>(
+    rows: &Rows<'_, '_, R>,
+    key: Option<&str>,
+    command: &str,
+) -> StreamsResult<String> {
+    // Listings need no key.
+    let key = || key.ok_or_else(|| failure("NullPointerException", "key cannot be null"));
     let (verb, argument) = command.split_once(':').unwrap_or((command, ""));
     let show = |row: Option<ValueAndTimestamp>| txt(row.map(|row| value_of(&row.value)).as_ref());
     let list = |rows: Vec<(String, Value)>| {
@@ -429,26 +440,26 @@ fn kv_command<R: CaseValue>(rows: &Rows<'_, '_, R>, key: &str, command: &str) ->
     let argument_value = || Some(Value::Text(argument.to_owned()));
     Ok(match verb {
         "put" => {
-            rows.put(key, argument_value())?;
+            rows.put(key()?, argument_value())?;
             "done".into()
         }
         "put_null" => {
-            rows.put(key, None)?;
+            rows.put(key()?, None)?;
             "done".into()
         }
         "put_if_absent" => {
-            let stored = rows.get(key)?;
+            let stored = rows.get(key()?)?;
             if stored.is_none() {
-                rows.put(key, argument_value())?;
+                rows.put(key()?, argument_value())?;
             }
             show(stored)
         }
         "delete" => {
-            let stored = rows.get(key)?;
-            rows.put(key, None)?;
+            let stored = rows.get(key()?)?;
+            rows.put(key()?, None)?;
             show(stored)
         }
-        "get" => show(rows.get(key)?),
+        "get" => show(rows.get(key()?)?),
         "all" => list(rows.range(None, None, Order::Forward)?),
         "reverse_all" => list(rows.range(None, None, Order::Backward)?),
         "range" | "reverse_range" => {

@@ -22,6 +22,10 @@ struct Branches {
 }
 
 impl AnyProcessor for Branches {
+    fn passes_records(&self) -> bool {
+        true
+    }
+
     fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
         for (predicate, child) in self.predicates.iter().zip(&self.children) {
             if predicate(record.key.as_ref(), record.value.as_ref())? {

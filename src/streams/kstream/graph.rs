@@ -187,6 +187,8 @@ pub(crate) struct Graph {
     pub copartitioned: Vec<BTreeSet<String>>,
     /// Internal topics declared beside repartition nodes.
     pub internal_topics: Vec<String>,
+    /// Generated names of stores that were not named, whether or not they are made in the end.
+    pub unnamed_stores: Vec<String>,
     /// Key-changing nodes and the repartition nodes below each that may be merged, in the order added.
     pub key_changers: Vec<(GraphNodeId, Vec<GraphNodeId>)>,
     pub merge_nodes: Vec<GraphNodeId>,
@@ -205,6 +207,7 @@ impl Graph {
             next_build_priority: 0,
             copartitioned: Vec::new(),
             internal_topics: Vec::new(),
+            unnamed_stores: Vec::new(),
             key_changers: Vec::new(),
             merge_nodes: Vec::new(),
             serdes: HashMap::new(),
@@ -365,6 +368,12 @@ impl Graph {
             topology.disable_caching();
         }
         if self.config.ensure_explicit_internal_resource_naming {
+            if let Some(store) = self.unnamed_stores.first() {
+                return Err(StreamsError::Topology(format!(
+                    "store {store} has a generated name, which changes with the topology: name it (Materialized), or allow \
+                     generated names"
+                )));
+            }
             topology.refuse_generated_names()?;
         }
         topology.build(application_id)

@@ -17,6 +17,10 @@ use crate::streams::{
 struct PassThrough;
 
 impl AnyProcessor for PassThrough {
+    fn passes_records(&self) -> bool {
+        true
+    }
+
     fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
         context.forward(record)
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::streams::{
     config::Semantics,
-    error::Result,
+    error::{ProcessingError, Result},
     processor::{AnyProcessor, DropReason, NodeContext, ProcessorSupplier},
     record::{AnyRecord, ByteKey, Headers, Timestamp},
     state::{Order, ValueAndTimestamp, WindowRow},
@@ -159,6 +159,11 @@ impl Arrival<'_> {
             self.put_new(previous + 1)?;
         }
         if !left_exists {
+            if self.difference == 0 && self.context.semantics() == Semantics::Kafka43 {
+                // Kafka makes windows of no length, and cannot make a window object of them.
+                let message = "Window endMs must be greater than window startMs.";
+                return Err(ProcessingError::new("IllegalArgumentException", message).into());
+            }
             let start = self.at() - self.difference;
             match left {
                 Some(left) if previous.is_some_and(|previous| previous >= start) => {

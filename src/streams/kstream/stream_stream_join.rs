@@ -58,6 +58,10 @@ struct JoinWindow {
 }
 
 impl AnyProcessor for JoinWindow {
+    fn passes_records(&self) -> bool {
+        true
+    }
+
     fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
         self.store = Some(JoinStore::new(context, &self.name)?);
         Ok(())
@@ -289,6 +293,10 @@ impl JoinSide {
             }
             if row.timestamp.wrapping_add(self.wait_ms(row.left)) >= now {
                 *(if row.left { &mut left_open } else { &mut right_open }) = true;
+                // Kafka meets each of a row's values: with both sides open the second one ends the scan.
+                if left_open && right_open && row.values.len() > 1 {
+                    break;
+                }
                 continue;
             }
             self.send_alone(context, pending, headers, row)?;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::streams::{
     config::Semantics,
-    error::{Result, StreamsError},
+    error::{ProcessingError, Result, StreamsError},
     processor::{AnyProcessor, ClockId, DropReason, NodeContext, ProcessorSupplier, StoreId},
     record::{AnyRecord, AnyValue, Timestamp},
     serdes::AnySerde,
@@ -220,10 +220,15 @@ impl SuppressProcessor {
                 return Ok(());
             }
             if when_full == WhenFull::ShutDown {
-                return Err(StreamsError::Fatal(format!(
+                let message = format!(
                     "{} buffer exceeded its max capacity. Currently [{records}/{max_records}] records and [{bytes}/{max_bytes}] bytes",
                     context.task().node_name(context.node())
-                )));
+                );
+                return Err(match context.semantics() {
+                    // A failure like any other: the processing handler may let it pass, and the buffer stays over its bounds.
+                    Semantics::Kafka43 => ProcessingError::new("StreamsException", message).into(),
+                    Semantics::Sluice => StreamsError::Fatal(message),
+                });
             }
             if !self.emit_first(context, live.store)? {
                 return Ok(());

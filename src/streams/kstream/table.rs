@@ -121,7 +121,11 @@ impl MaterializedStore {
                 }
                 name
             }
-            None => graph.new_store_name(prefix),
+            None => {
+                let name = graph.new_store_name(prefix);
+                graph.unnamed_stores.push(name.clone());
+                name
+            }
         };
         Self {
             store_name,

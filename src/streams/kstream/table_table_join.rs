@@ -265,6 +265,10 @@ struct MergeProcessor {
 }
 
 impl AnyProcessor for MergeProcessor {
+    fn passes_records(&self) -> bool {
+        true
+    }
+
     fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
         if let Some(name) = &self.name {
             let store = TableStore::new(context, name)?;

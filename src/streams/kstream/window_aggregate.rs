@@ -196,8 +196,8 @@ fn emit_closed(
     }
     let last = live.emit.last(context);
     let lower = if last == -1 { 0 } else { (last - size).max(0) + 1 };
-    // No window boundary lies between the last close and this one: nothing to read, and the last close stays.
-    if last != -1 && windows.windows_for(lower) == windows.windows_for(upper) {
+    // No window starts between what was read last and this: nothing to read, and the last close stays.
+    if last != -1 && windows.windows_for(lower - 1) == windows.windows_for(upper) {
         return Ok(());
     }
     emit_range(context, live, (lower, upper), close_time, size, headers)

@@ -68,6 +68,11 @@ pub trait AnyProcessor: Send {
         Ok(())
     }
 
+    /// Whether a record forwarded unchanged is, to Kafka, the very object that came in (see `runtime::raw_record`).
+    fn passes_records(&self) -> bool {
+        false
+    }
+
     /// Called once at the end of the task's life.
     fn close(&mut self) {}
 }

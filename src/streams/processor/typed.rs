@@ -96,12 +96,12 @@ impl<'a, KOut: Send + Sync + 'static, VOut: Send + Sync + 'static> ProcessorCont
 
     /// Sends a record to all children.
     pub fn forward(&self, record: Record<KOut, VOut>) -> Result<()> {
-        self.node.forward(erase_record(record))
+        self.node.forward(erase_record(record)?)
     }
 
     /// Sends a record to the child of that name.
     pub fn forward_to(&self, child: &str, record: Record<KOut, VOut>) -> Result<()> {
-        self.node.forward_to(child, erase_record(record))
+        self.node.forward_to(child, erase_record(record)?)
     }
 
     /// Topic, partition, offset, timestamp and headers of the input record; no topic inside a punctuation.
@@ -155,13 +155,19 @@ impl<'a, KOut: Send + Sync + 'static, VOut: Send + Sync + 'static> ProcessorCont
     }
 }
 
-fn erase_record<K: Send + Sync + 'static, V: Send + Sync + 'static>(record: Record<K, V>) -> AnyRecord {
-    AnyRecord::new(
+fn erase_record<K: Send + Sync + 'static, V: Send + Sync + 'static>(
+    record: Record<K, V>,
+) -> Result<AnyRecord> {
+    if record.timestamp < 0 {
+        let message = format!("Timestamp may not be negative. Got: {}", record.timestamp);
+        return Err(ProcessingError::new("StreamsException", message).into());
+    }
+    Ok(AnyRecord::new(
         record.key.map(|key| key as AnyValue),
         record.value.map(|value| value as AnyValue),
         record.timestamp,
         record.headers,
-    )
+    ))
 }
 
 fn typed<T: Send + Sync + 'static>(value: Option<AnyValue>) -> Result<Option<Arc<T>>> {
@@ -186,6 +192,10 @@ where
     KOut: Send + Sync + 'static,
     VOut: Send + Sync + 'static,
 {
+    fn passes_records(&self) -> bool {
+        true
+    }
+
     fn init(&mut self, node: NodeContext<'_>) -> Result<()> {
         self.0.init(&ProcessorContext { node, types: PhantomData })
     }

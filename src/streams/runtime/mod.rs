@@ -12,6 +12,7 @@ mod java_priority_queue;
 mod kafka_streams;
 mod partition_group;
 mod punctuation_queue;
+mod raw_record;
 mod record_queue;
 mod stream_thread;
 mod task;

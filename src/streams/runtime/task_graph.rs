@@ -11,9 +11,11 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{punctuation_queue::PunctuationQueue, record_queue::BadRecords, task_id::TaskId};
+use super::{
+    punctuation_queue::PunctuationQueue, raw_record::RawRecord, record_queue::BadRecords, task_id::TaskId,
+};
 use crate::streams::{
-    config::StreamsConfig,
+    config::{Semantics, StreamsConfig},
     error::{ProcessingError, Result, StreamsError},
     processor::{
         AnyProcessor, ClockId, DropReason, ErrorHandlers, ErrorResponse, NodeContext, NodeId,
@@ -39,6 +41,8 @@ struct Node {
     name: Arc<str>,
     run: Run,
     children: Vec<NodeId>,
+    /// See [`AnyProcessor::passes_records`].
+    passes: bool,
 }
 
 struct LocalStore {
@@ -69,8 +73,7 @@ pub struct TaskGraph {
     globals: GlobalStores,
     partition_counts: Arc<dyn Fn(&str) -> Result<i32> + Send + Sync>,
     context: RefCell<RecordContext>,
-    /// The raw record now being processed, for dead letters.
-    raw: RefCell<Option<ConsumerRecord>>,
+    raw: RawRecord,
     clocks: RefCell<Vec<Clock>>,
     restored_clocks: RefCell<HashMap<String, i64>>,
     stream_schedules: RefCell<PunctuationQueue>,
@@ -108,12 +111,17 @@ impl TaskGraph {
         let mut nodes: Vec<Option<Node>> = topology.nodes.iter().map(|_| None).collect();
         for id in &parts.nodes {
             let spec = &topology.nodes[*id];
-            let run = match &spec.kind {
-                NodeKind::Source(_) => Run::Source,
-                NodeKind::Processor(supplier) => Run::Processor(RefCell::new(supplier())),
-                NodeKind::Sink(sink) => Run::Sink(sink.clone()),
+            let (run, passes) = match &spec.kind {
+                NodeKind::Source(_) => (Run::Source, false),
+                NodeKind::Processor(supplier) => {
+                    let processor = supplier();
+                    let passes = processor.passes_records();
+                    (Run::Processor(RefCell::new(processor)), passes)
+                }
+                NodeKind::Sink(sink) => (Run::Sink(sink.clone()), false),
             };
-            nodes[*id] = Some(Node { name: spec.name.clone(), run, children: spec.children.clone() });
+            let children = spec.children.clone();
+            nodes[*id] = Some(Node { name: spec.name.clone(), run, children, passes });
         }
         let mut stores: Vec<Option<LocalStore>> = topology.stores.iter().map(|_| None).collect();
         let mut store_order = Vec::new();
@@ -125,6 +133,8 @@ impl TaskGraph {
                 Some(LocalStore { store: RefCell::new(store), changelog, listener: RefCell::new(None) });
             store_order.push(id);
         }
+        let forgets_raw =
+            parts.config.semantics == Semantics::Kafka43 && parts.handlers.dead_letter_topic.is_some();
         Self {
             config: parts.config,
             handlers: parts.handlers,
@@ -137,7 +147,7 @@ impl TaskGraph {
             globals: parts.globals,
             partition_counts: parts.partition_counts,
             context: RefCell::default(),
-            raw: RefCell::default(),
+            raw: RawRecord::new(forgets_raw),
             clocks: RefCell::default(),
             restored_clocks: RefCell::default(),
             stream_schedules: RefCell::new(PunctuationQueue::new()),
@@ -199,11 +209,9 @@ impl TaskGraph {
             timestamp,
             headers: headers.clone(),
         };
-        *self.raw.borrow_mut() = Some(raw);
+        self.raw.begin(raw);
         let record = AnyRecord::change(decoded.key, decoded.value, decoded.old, timestamp, headers);
-        let result = self.forward(source, None, record);
-        *self.raw.borrow_mut() = None;
-        result
+        self.forward(source, None, record)
     }
 
     /// Calls the stream-time schedules due at `stream_time`. Whether any was called.
@@ -391,6 +399,14 @@ impl TaskGraph {
         self.stores[id.0].as_ref().expect("store_order lists local stores only")
     }
 
+    fn run_all(&self, nodes: &[NodeId], record: AnyRecord) -> Result<()> {
+        let Some((last, rest)) = nodes.split_last() else { return Ok(()) };
+        for id in rest {
+            self.run(*id, record.clone())?;
+        }
+        self.run(*last, record)
+    }
+
     /// Runs one node on a record, in the record's own context; the caller's context is restored afterwards.
     fn run(&self, id: NodeId, record: AnyRecord) -> Result<()> {
         let node = self.live(id);
@@ -400,6 +416,7 @@ impl TaskGraph {
             let headers = std::mem::replace(&mut context.headers, record.headers.clone());
             (timestamp, headers)
         };
+        let outer = self.raw.enter(&record);
         let result = match &node.run {
             Run::Processor(processor) => {
                 let result = processor.borrow_mut().process(NodeContext::new(self, id), record);
@@ -408,6 +425,7 @@ impl TaskGraph {
             Run::Sink(sink) => self.write(id, sink, record),
             Run::Source => self.forward(id, None, record),
         };
+        self.raw.leave(outer);
         let mut context = self.context.borrow_mut();
         (context.timestamp, context.headers) = before;
         result
@@ -421,14 +439,13 @@ impl TaskGraph {
         };
         let context = self.context.borrow().clone();
         let name = &self.live(node).name;
-        let raw = self.raw.borrow();
-        let policy = raw.as_ref().and_then(|raw| self.source_policy(&raw.topic));
+        let policy = context.topic.as_deref().and_then(|topic| self.source_policy(topic));
         let response = match policy {
             None => (self.handlers.processing)(&context, name, &error),
             Some(policy) => policy_response(policy),
         };
         if let Some(topic) = self.dead_letter_topic(policy) {
-            let (key, value) = raw.as_ref().map_or((None, None), |raw| (raw.key.clone(), raw.value.clone()));
+            let (key, value) = self.raw.bytes(&context);
             let letter = dead_letter(topic, key, value, &context, &error, name, policy.is_some());
             self.output.borrow_mut().push(letter);
         }
@@ -513,6 +530,7 @@ impl TaskGraph {
             timestamp: Some(record.timestamp),
             headers: record.headers,
         };
+        self.raw.sent();
         let mut output = self.output.borrow_mut();
         match partitions {
             None => output.push(out),
@@ -534,11 +552,15 @@ fn dead_letter(
     whole_story: bool,
 ) -> ProducerRecord {
     let mut headers = context.headers.clone();
-    let mut add = |name: &str, text: String| headers.add(format!("__streams.errors.{name}"), Some(text));
-    add("exception", error.class.clone());
-    add("message", error.message.clone());
-    add("stacktrace", format!("{error} (at {node})"));
-    add("topic", context.topic.as_deref().unwrap_or_default().to_owned());
+    // Inside a punctuation there is no topic.
+    let topic_read = context.topic.as_deref().map(str::to_owned);
+    let mut add_any =
+        |name: &str, text: Option<String>| headers.add(format!("__streams.errors.{name}"), text);
+    add_any("exception", Some(error.class.clone()));
+    add_any("message", Some(error.message.clone()));
+    add_any("stacktrace", Some(format!("{error} (at {node})")));
+    add_any("topic", topic_read);
+    let mut add = |name: &str, text: String| add_any(name, Some(text));
     add("partition", context.partition.to_string());
     add("offset", context.offset.to_string());
     if whole_story {
@@ -552,7 +574,8 @@ fn dead_letter(
         partition: None,
         key,
         value,
-        timestamp: Some(context.timestamp),
+        // A record may have come with a time no record can be written with.
+        timestamp: (context.timestamp >= 0).then_some(context.timestamp),
         headers,
     }
 }
@@ -579,6 +602,13 @@ impl BadRecords for TaskGraph {
                 timestamp: record.timestamp,
                 headers: record.headers.clone(),
             };
+            if record.timestamp < 0 && self.config.semantics == Semantics::Kafka43 {
+                // Kafka's handlers cannot make a dead letter of that time, and fail.
+                return Err(StreamsError::Fatal(format!(
+                    "no dead letter can be dated {}: {error}",
+                    record.timestamp
+                )));
+            }
             let letter = dead_letter(
                 topic,
                 record.key.clone(),
@@ -611,22 +641,19 @@ impl BadRecords for TaskGraph {
 
 impl TaskContext for TaskGraph {
     fn forward(&self, node: NodeId, child: Option<&str>, record: AnyRecord) -> Result<()> {
-        let children = &self.live(node).children;
-        if let Some(name) = child {
-            let target = children.iter().find(|id| &*self.live(**id).name == name);
-            return match target {
+        let Node { children, passes, name, .. } = self.live(node);
+        let scope = self.raw.open(*passes, &record);
+        let result = match child {
+            Some(child) => match children.iter().find(|id| &*self.live(**id).name == child) {
                 Some(id) => self.run(*id, record),
                 None => Err(StreamsError::Topology(format!(
-                    "{} has no child named {name}: connect it or forward to all",
-                    self.live(node).name
+                    "{name} has no child named {child}: connect it or forward to all"
                 ))),
-            };
-        }
-        let Some((last, rest)) = children.split_last() else { return Ok(()) };
-        for id in rest {
-            self.run(*id, record.clone())?;
-        }
-        self.run(*last, record)
+            },
+            None => self.run_all(children, record),
+        };
+        self.raw.close(scope);
+        result
     }
 
     fn with_store(&self, store: StoreId, f: &mut dyn FnMut(&mut Store) -> Result<()>) -> Result<()> {

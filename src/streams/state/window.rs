@@ -6,7 +6,7 @@
 use super::{
     ChangelogRecord, Order, StateStore, ValueAndTimestamp, WindowRow, WindowStore,
     layout::{malformed, parse_window_key, restored_key, restored_value},
-    segments::{Row, Segments},
+    segments::{Expiry, Row, Segments},
     sqlite::{StoreSnapshot, Unsaved},
 };
 use crate::streams::{
@@ -30,6 +30,14 @@ impl WindowTable {
     pub(super) fn new(name: &str, value_serde: AnySerde, duplicates: bool, rows: Segments) -> Result<Self> {
         let seq = rows.saved_seq()?;
         Ok(Self { name: name.to_owned(), value_serde, duplicates, seq, rows, dropped: 0 })
+    }
+
+    /// A null value where duplicates are kept: logged, but never put. In memory it counts as any other for observed time and expiry;
+    /// a persistent store does not look at it.
+    fn pass(&mut self, start: Timestamp) {
+        if self.rows.expiry() == Expiry::Row && !self.rows.admit(start) {
+            self.dropped += 1;
+        }
     }
 
     fn set(&mut self, key: ByteKey, value: Option<ValueAndTimestamp>, start: Timestamp, seq: u32) {
@@ -70,7 +78,7 @@ impl StateStore for WindowTable {
             if self.duplicates {
                 self.seq = self.seq.max(seq);
                 if value.is_none() {
-                    // It was logged, but never put: it does not advance observed time either.
+                    self.pass(start);
                     continue;
                 }
             }
@@ -125,6 +133,7 @@ impl WindowStore for WindowTable {
             // 31 bits, as Java counts it. A null takes a number, too: it is logged, though nothing is stored.
             self.seq = (self.seq + 1) & 0x7fff_ffff;
             if value.is_none() {
+                self.pass(start);
                 return Ok(());
             }
         }

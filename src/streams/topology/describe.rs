@@ -3,18 +3,10 @@
 //! Nodes are listed by the size of what hangs below them, largest first, then by name. Within one node's lists Kafka orders by the sizes
 //! known *while* it links nodes, and it links them in the order of a Java hash map; both are reproduced here.
 
-use std::fmt::Write;
+use std::{cmp::Ordering, fmt::Write};
 
-use super::{NodeKind, SinkTopic, Topology};
+use super::{NodeKind, NodeSpec, SinkTopic, Topology, java_tree_set::JavaTreeSet};
 use crate::streams::processor::NodeId;
-
-/// The links and sizes of the nodes of one component.
-#[derive(Clone, Default)]
-struct Linked {
-    size: usize,
-    predecessors: Vec<NodeId>,
-    successors: Vec<NodeId>,
-}
 
 impl Topology {
     /// The text of Kafka's `Topology.describe()`. Internal topics stand without the application's prefix.
@@ -46,24 +38,23 @@ impl Topology {
     }
 
     fn describe_subtopology(&self, number: usize, nodes: &[NodeId], text: &mut String) {
-        let mut linked = vec![Linked { size: 1, ..Linked::default() }; self.nodes.len()];
+        let mut sizes = vec![1; self.nodes.len()];
+        let empty = || self.nodes.iter().map(|_| JavaTreeSet::new()).collect::<Vec<_>>();
+        let (mut predecessors, mut successors) = (empty(), empty());
         for node in self.hash_order(nodes) {
             for parent in &self.nodes[node].parents {
-                let at = self.position(&linked, &linked[node].predecessors, *parent);
-                linked[node].predecessors.insert(at, *parent);
-                let at = self.position(&linked, &linked[*parent].successors, node);
-                linked[*parent].successors.insert(at, node);
-                let size = linked[node].size;
-                grow(&mut linked, *parent, size);
+                predecessors[node].insert(*parent, |a, b| self.order(&sizes, a, b));
+                successors[*parent].insert(node, |a, b| self.order(&sizes, a, b));
+                let size = sizes[node];
+                grow(&mut sizes, &predecessors, *parent, size);
             }
         }
         let mut order = nodes.to_vec();
-        order.sort_by(|a, b| {
-            linked[*b].size.cmp(&linked[*a].size).then_with(|| self.nodes[*a].name.cmp(&self.nodes[*b].name))
-        });
+        order.sort_by(|a, b| self.order(&sizes, *a, *b));
         let _ = writeln!(text, "  Sub-topology: {number}");
         for node in order {
-            let _ = writeln!(text, "    {}", self.describe_node(node, &linked[node]));
+            let (to, from) = (successors[node].items(), predecessors[node].items());
+            let _ = writeln!(text, "    {}", self.describe_node(node, &to, &from));
         }
         text.push('\n');
     }
@@ -71,19 +62,15 @@ impl Topology {
     fn describe_global(&self, number: usize, nodes: &[NodeId], text: &mut String) {
         let _ = writeln!(text, "  Sub-topology: {number} for global store (will not generate tasks)");
         for node in nodes {
-            let linked = Linked {
-                size: 0,
-                predecessors: self.nodes[*node].parents.clone(),
-                successors: self.nodes[*node].children.clone(),
-            };
-            let _ = writeln!(text, "    {}", self.describe_node(*node, &linked));
+            let NodeSpec { children, parents, .. } = &self.nodes[*node];
+            let _ = writeln!(text, "    {}", self.describe_node(*node, children, parents));
         }
     }
 
-    fn describe_node(&self, id: NodeId, linked: &Linked) -> String {
+    fn describe_node(&self, id: NodeId, to: &[NodeId], from: &[NodeId]) -> String {
         let node = &self.nodes[id];
         let name = &node.name;
-        let (to, from) = (self.names(&linked.successors), self.names(&linked.predecessors));
+        let (to, from) = (self.names(to), self.names(from));
         match &node.kind {
             NodeKind::Source(source) => {
                 let mut topics: Vec<String> =
@@ -127,14 +114,9 @@ impl Topology {
         }
     }
 
-    /// Where a node belongs in a list by the sizes known now: larger first, then by name.
-    fn position(&self, linked: &[Linked], list: &[NodeId], node: NodeId) -> usize {
-        list.iter()
-            .position(|other| {
-                let (a, b) = (linked[node].size, linked[*other].size);
-                a > b || (a == b && self.nodes[node].name < self.nodes[*other].name)
-            })
-            .unwrap_or(list.len())
+    /// The order of nodes by the sizes known now: larger first, then by name.
+    fn order(&self, sizes: &[usize], a: NodeId, b: NodeId) -> Ordering {
+        sizes[b].cmp(&sizes[a]).then_with(|| self.nodes[a].name.cmp(&self.nodes[b].name))
     }
 
     fn hash_order(&self, nodes: &[NodeId]) -> Vec<NodeId> {
@@ -145,10 +127,10 @@ impl Topology {
 }
 
 /// Adds to the size of a node and of all above it.
-fn grow(linked: &mut [Linked], node: NodeId, by: usize) {
-    linked[node].size += by;
-    for parent in linked[node].predecessors.clone() {
-        grow(linked, parent, by);
+fn grow(sizes: &mut [usize], predecessors: &[JavaTreeSet<NodeId>], node: NodeId, by: usize) {
+    sizes[node] += by;
+    for parent in predecessors[node].items() {
+        grow(sizes, predecessors, parent, by);
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod builder;
 mod describe;
+mod java_tree_set;
 mod node;
 mod subtopology;
 mod timestamp_extractor;

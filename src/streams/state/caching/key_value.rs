@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use super::{Cache, Dirty, flush};
 use crate::streams::{
-    error::Result,
+    error::{ProcessingError, Result},
     record::{ByteKey, ConsumerRecord, RecordContext},
     state::{
         CacheFlush, CacheOptions, ChangelogRecord, KeyValueStore, Order, StateStore, StoreSnapshot, Unsaved,
@@ -109,6 +109,10 @@ impl KeyValueStore for CachingKeyValue {
     }
 
     fn prefix_scan(&mut self, prefix: &[u8]) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
+        if self.cache.keeps_clean() && prefix.is_empty() {
+            // Kafka's cache looks for the end of the range by counting the prefix up.
+            return Err(ProcessingError::new("IndexOutOfBoundsException", "the prefix is empty").into());
+        }
         let below = self.inner.prefix_scan(prefix)?;
         Ok(self.cache.overlay(prefix_range(prefix), |_| true, below))
     }

@@ -59,6 +59,11 @@ impl<K: Ord + Hash + Clone> Cache<K> {
         Self { options, entries: IndexedMap::default(), writes: Vec::new(), dirty: 0, tick: 0 }
     }
 
+    /// Whether flushed entries stay readable, as in Kafka Streams.
+    fn keeps_clean(&self) -> bool {
+        self.options.keep_clean
+    }
+
     /// Entries that fit the budget.
     fn capacity(&self) -> usize {
         self.options.max_bytes / (size_of::<K>() + ENTRY_BYTES)

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::{Cache, Dirty, flush};
 use crate::streams::{
-    error::Result,
+    error::{ProcessingError, Result},
     record::{AnyValue, ByteKey, ConsumerRecord, RecordContext, Timestamp},
     state::{
         CacheFlush, CacheOptions, ChangelogRecord, SessionRow, SessionStore, StateStore, StoreSnapshot,
@@ -135,6 +135,11 @@ impl SessionStore for CachingSession {
         earliest_end: Timestamp,
         latest_start: Timestamp,
     ) -> Result<Vec<SessionRow>> {
+        if self.cache.keeps_clean() && self.expiry == Expiry::Segment && earliest_end <= -self.interval_ms {
+            // Kafka's cache walks segments from the earliest end, and fails where that lies a segment or more before the epoch.
+            let message = "Error iterating over segments: segment interval has changed";
+            return Err(ProcessingError::new("IllegalStateException", message).into());
+        }
         let below = self.inner.find_sessions(key, earliest_end, latest_start)?;
         let key = ByteKey::new(key);
         let range = (key.clone(), earliest_end, Timestamp::MIN)..=(key, Timestamp::MAX, Timestamp::MAX);
