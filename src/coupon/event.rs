@@ -105,6 +105,19 @@ pub fn new_event_id(at: UtcMicros) -> Uuid {
     Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, micros / 1_000_000, nanos))
 }
 
+/// The headers of a record, as they are stored.
+#[derive(Serialize)]
+struct EventHeaders<'a> {
+    ce_correlationid: &'a str,
+    ce_id: &'a str,
+    ce_source: &'a str,
+    ce_specversion: &'a str,
+    ce_time: UtcMicros,
+    ce_type: &'a str,
+    #[serde(rename = "content-type")]
+    content_type: &'a str,
+}
+
 /// What every event can say of itself to become an outbox row.
 pub trait Event: Serialize {
     /// Where it goes.
@@ -124,19 +137,20 @@ pub trait Event: Serialize {
     fn to_outbox(&self, source: &str) -> OutboxRow {
         let event_id = self.event_id().to_string();
         let key = self.user_id().to_string();
-        let headers = serde_json::json!({
-            "ce_id": event_id,
-            "ce_type": Self::TYPE,
-            "ce_source": source,
-            "ce_specversion": "1.0",
-            "ce_time": self.at().to_string(),
-            "ce_correlationid": self.request_id(),
-            "content-type": "application/json",
-        });
+        let headers = EventHeaders {
+            ce_correlationid: self.request_id(),
+            ce_id: &event_id,
+            ce_source: source,
+            ce_specversion: "1.0",
+            ce_time: self.at(),
+            ce_type: Self::TYPE,
+            content_type: "application/json",
+        };
+        let headers = serde_json::to_string(&headers).expect("texts always serialize");
         OutboxRow {
             lane: i64::from(partition_for_key(key.as_bytes(), LANES)),
             topic: Self::TOPIC.into(),
-            headers: headers.to_string(),
+            headers,
             payload: serde_json::to_vec(self).expect("an event has only texts and numbers"),
             created_at: self.at(),
             event_id,

@@ -4,12 +4,18 @@
 //! ledger's "no" is definite; an unknown outcome is answered as unknown and left to the sweeper; whoever is told yes
 //! has a committed row. Once admitted, an issue runs to its end even when the client goes away.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use uuid::Uuid;
 
 use super::{
     clock::UtcMicros,
+    correlation,
     db::DbError,
     error::{Dependency, Outcome, Refusal},
     event::{CouponIssued, Event, SCHEMA_VERSION, new_event_id},
@@ -36,12 +42,11 @@ impl CouponService {
         context: &RequestContext,
     ) -> Outcome<UserCoupon> {
         let (service, context) = (self.clone(), context.clone());
-        // A task of its own: a client that hangs up must not leave a seat taken and no row written.
-        let issue = tokio::spawn(async move { service.issue_in_order(coupon, user, &context).await });
-        let outcome = issue.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "an issue ended without an answer");
-            Outcome::Refused(Refusal::OutcomeUnknown { dependency: Dependency::Ledger })
-        });
+        // A client that hangs up must not leave a seat taken and no row written.
+        let id = context.request_id.as_str().into();
+        let issue = async move { service.issue_in_order(coupon, user, &context).await };
+        let issue = correlation::within(id, issue);
+        let outcome = ToTheEnd(Some(Box::pin(issue))).await;
         self.decided("issue", outcome)
     }
 
@@ -69,7 +74,9 @@ impl CouponService {
             Ok(None) => return Outcome::Refused(Refusal::CouponNotFound),
             Err(error) => return Outcome::Refused(self.refuse_ledger("campaign", &error)),
         };
-        if let Some(answer) = self.replay("issue", &fingerprint, context).await {
+        if context.idempotency_key.is_some()
+            && let Some(answer) = Box::pin(self.replay("issue", &fingerprint, context)).await
+        {
             return answer;
         }
         let mut fallback = Refusal::SeatReleased { dependency: Dependency::Gate };
@@ -123,7 +130,8 @@ impl CouponService {
                     let open_at = Some(UtcMicros::clamped(issue_from_us));
                     return Admitted::refused(Refusal::NotOpenYet { open_at, now: self.clock.now() });
                 }
-                Admission::NotReady => match self.gate_not_ready(id, rebuilt).await {
+                // Boxed, as every path that is seldom taken: each issue carries the size of the largest.
+                Admission::NotReady => match Box::pin(self.gate_not_ready(id, rebuilt)).await {
                     Some(refusal) => return Admitted::refused(refusal),
                     None => {
                         rebuilt = true;
@@ -133,9 +141,10 @@ impl CouponService {
                 Admission::Duplicate { pending, seat } => (pending, seat.epoch),
             };
             // The ledger is read after the gate: a confirmed seat has a row by now.
-            match self.ledger.user_coupon_of(id, user, self.clock.now()).await {
+            let held = self.ledger.user_coupon_of(id, user, self.clock.now());
+            match Box::pin(self.timed(Dependency::Ledger, "user_coupon_of", held)).await {
                 Ok(Some(stored)) => {
-                    let first_call = self.replay("issue", fingerprint, context).await;
+                    let first_call = Box::pin(self.replay("issue", fingerprint, context)).await;
                     let existing = Box::new(stored.shown);
                     return Admitted::Answer(
                         first_call.unwrap_or(Outcome::Refused(Refusal::AlreadyIssued { existing })),
@@ -145,6 +154,7 @@ impl CouponService {
                     tracing::warn!(
                         coupon = id.get(),
                         user = user.get(),
+                        request_id = %correlation::current(),
                         "the gate confirmed a seat without a row"
                     );
                     self.gate_is_behind(id, epoch).await;
@@ -163,12 +173,11 @@ impl CouponService {
 
     /// One decision of the gate; a lost answer is asked for once more with the same token.
     async fn ask_gate(&self, coupon: CouponId, user: UserId, token: Uuid) -> Result<Admission, Refusal> {
-        let timer = self.metrics.dependency_seconds.with_label_values(&["gate", "admit"]).start_timer();
-        let mut answer = self.gate.admit(coupon, user, token).await;
+        let ask = || self.timed(Dependency::Gate, "admit", self.gate.admit(coupon, user, token));
+        let mut answer = ask().await;
         if answer.as_ref().is_err_and(GateError::outcome_unknown) {
-            answer = self.gate.admit(coupon, user, token).await;
+            answer = ask().await;
         }
-        timer.observe_duration();
         answer.map_err(|error| {
             self.gate_failed("admit", &error);
             if error.outcome_unknown() {
@@ -228,7 +237,9 @@ impl CouponService {
         };
         let recorded = match recorded {
             Ok(recorded) => recorded,
-            Err(error) if error.is_unknown() => return self.find_out(id, user, seat, &error).await,
+            Err(error) if error.is_unknown() => {
+                return Box::pin(self.find_out(id, user, seat, &error)).await;
+            }
             Err(error) => {
                 self.release(id, user, seat.token).await;
                 return Written::refused(self.refuse_ledger("issue", &error));
@@ -236,6 +247,16 @@ impl CouponService {
         };
         match recorded {
             Recorded::Inserted => Written::Row(row),
+            other => Box::pin(self.not_recorded(issuing, other)).await,
+        }
+    }
+
+    /// Why there is no row, and what follows from it.
+    async fn not_recorded(&self, issuing: Issuing<'_>, recorded: Recorded) -> Written {
+        let Issuing { coupon, user, seat, .. } = issuing;
+        let id = coupon.coupon_id;
+        match recorded {
+            Recorded::Inserted => unreachable!("the caller has answered it"),
             Recorded::AlreadyIssued(stored) => {
                 // The user owns a row that the gate did not know of: the gate is right about the user now, but not
                 // about the seat.
@@ -342,7 +363,8 @@ impl CouponService {
 
     /// Gives a seat back after a definite no. A gate that cannot be told leaves it to the sweeper.
     async fn release(&self, coupon: CouponId, user: UserId, token: Uuid) {
-        if let Err(error) = self.gate.release(coupon, user, token).await {
+        let released = self.timed(Dependency::Gate, "release", self.gate.release(coupon, user, token)).await;
+        if let Err(error) = released {
             self.gate_failed("release", &error);
         }
     }
@@ -357,6 +379,37 @@ impl CouponService {
         let rebuild =
             tokio::spawn(async move { service.rebuild_gate(id, Because::Collision { epoch }).await });
         matches!(tokio::time::timeout(REBUILD_WAIT, rebuild).await, Ok(Ok(Ok(Told::Current))))
+    }
+}
+
+/// Runs a future where it is awaited, and, when whoever awaits it goes away, to its end in a task of its own. As a
+/// spawned task it would cost every request two more hops between threads.
+struct ToTheEnd<F>(Option<Pin<Box<F>>>)
+where
+    F: Future<Output: Send> + Send + 'static;
+
+impl<F: Future<Output: Send> + Send + 'static> Future for ToTheEnd<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let running = self.0.as_mut().expect("a future is not polled after it was ready");
+        let result = running.as_mut().poll(context);
+        if result.is_ready() {
+            self.0 = None;
+        }
+        result
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for ToTheEnd<F> {
+    fn drop(&mut self) {
+        // What panicked cannot go on; without a runtime nothing can.
+        if let Some(running) = self.0.take()
+            && !std::thread::panicking()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(running);
+        }
     }
 }
 
@@ -400,4 +453,27 @@ impl Written {
 
 fn issuing_ended() -> Refusal {
     Refusal::Ended { detail: "issuing of this coupon has ended".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_begun_runs_to_its_end_without_its_caller() {
+        let (go_on, waits) = oneshot::channel::<()>();
+        let (done, is_done) = oneshot::channel();
+        let begun = async move {
+            waits.await.unwrap();
+            done.send(7).unwrap();
+        };
+        let mut begun = ToTheEnd(Some(Box::pin(begun)));
+        assert!(futures::poll!(&mut begun).is_pending());
+        drop(begun);
+        go_on.send(()).unwrap();
+        assert_eq!(is_done.await, Ok(7));
+        assert_eq!(ToTheEnd(Some(Box::pin(async { 8 }))).await, 8);
+    }
 }

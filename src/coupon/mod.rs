@@ -5,8 +5,10 @@
 //! and a user coupon are, [`error`] which answers are refusals.
 
 pub mod audit;
+mod batching;
 pub mod clock;
 mod confirm;
+pub mod correlation;
 pub mod coupons;
 pub mod db;
 pub mod error;

@@ -115,6 +115,13 @@ text_form!(UserCouponStatus { Active = "ACTIVE", Used = "USED", Expired = "EXPIR
 /// A campaign.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "couponId": 42, "couponName": "Spring sale", "discountType": "PERCENTAGE", "discountValue": 10,
+    "maxDiscountAmount": 5000, "minOrderAmount": 10000, "maxIssueCount": 1000, "issuedCount": 17,
+    "validFrom": "2026-02-28T15:00:00.000000Z", "validTo": "2026-03-31T15:00:00.000000Z", "status": "OPEN",
+    "isAvailable": true, "createdBy": "marketing", "createdAt": "2026-02-20T01:02:03.000004Z",
+    "updatedAt": "2026-02-28T15:00:00.000000Z"
+}))]
 pub struct Coupon {
     /// Its id.
     #[schema(value_type = i64, minimum = 1)]
@@ -185,6 +192,13 @@ impl Coupon {
 /// A coupon issued to one user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "userCouponId": 257, "userId": 1001, "couponId": 42, "couponName": "Spring sale", "discountType": "PERCENTAGE",
+    "discountValue": 10, "minOrderAmount": 10000, "status": "USED", "slotNo": 17,
+    "issuedAt": "2026-03-01T00:00:00.123456Z", "validFrom": "2026-02-28T15:00:00.000000Z",
+    "validTo": "2026-03-31T15:00:00.000000Z", "orderId": "order-77", "usedAt": "2026-03-02T09:30:00.000000Z",
+    "discountAmount": 2500
+}))]
 pub struct UserCoupon {
     /// Its id.
     #[schema(value_type = i64, minimum = 1)]
@@ -231,6 +245,9 @@ pub struct UserCoupon {
 /// Seats of a campaign, seen from both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "maxIssueCount": 1000, "issued": 17, "admitted": 18, "remaining": 982, "asOf": "2026-03-01T00:00:00.123456Z"
+}))]
 pub struct Stock {
     /// How many may be issued.
     pub max_issue_count: i64,

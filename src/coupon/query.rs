@@ -1,7 +1,7 @@
 //! Reads: one campaign, campaigns, stock, one user coupon, a user's coupons.
 
 use super::{
-    error::Refusal,
+    error::{Dependency, Refusal},
     ids::{CouponId, UserCouponId, UserId},
     model::{
         Coupon, CouponStatus, Cursor, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX, Page, Stock, UserCoupon,
@@ -13,7 +13,8 @@ use super::{
 impl CouponService {
     /// One campaign.
     pub async fn coupon(&self, coupon: CouponId) -> Result<Coupon, Refusal> {
-        let found = self.ledger.coupon(coupon, self.clock.now()).await;
+        let found =
+            self.timed(Dependency::Ledger, "coupon", self.ledger.coupon(coupon, self.clock.now())).await;
         found.map_err(|error| self.refuse_ledger("coupon", &error))?.ok_or(Refusal::CouponNotFound)
     }
 
@@ -24,14 +25,21 @@ impl CouponService {
         page: PageRequest,
     ) -> Result<Page<Coupon>, Refusal> {
         let (before, limit) = bounds(page);
-        let found = self.ledger.coupons(status, before, limit + 1, self.clock.now()).await;
+        let found = self
+            .timed(
+                Dependency::Ledger,
+                "coupons",
+                self.ledger.coupons(status, before, limit + 1, self.clock.now()),
+            )
+            .await;
         let items = found.map_err(|error| self.refuse_ledger("coupons", &error))?;
         Ok(cut(items, limit, |coupon| coupon.coupon_id.get()))
     }
 
     /// Seats of a campaign, by the ledger and by the gate. A gate that does not answer is left out.
     pub async fn stock(&self, coupon: CouponId) -> Result<Stock, Refusal> {
-        let (found, gate) = tokio::join!(self.coupon(coupon), self.gate.stock(coupon));
+        let (found, gate) =
+            tokio::join!(self.coupon(coupon), self.timed(Dependency::Gate, "stock", self.gate.stock(coupon)));
         let found = found?;
         let admitted = match gate {
             Ok(stock) => Some(stock.admitted),
@@ -52,7 +60,9 @@ impl CouponService {
 
     /// One user coupon.
     pub async fn user_coupon(&self, id: UserCouponId) -> Result<UserCoupon, Refusal> {
-        let found = self.ledger.user_coupon(id, self.clock.now()).await;
+        let found = self
+            .timed(Dependency::Ledger, "user_coupon", self.ledger.user_coupon(id, self.clock.now()))
+            .await;
         let stored = found.map_err(|error| self.refuse_ledger("user_coupon", &error))?;
         stored.map(|stored| stored.shown).ok_or(Refusal::UserCouponNotFound)
     }
@@ -65,7 +75,13 @@ impl CouponService {
         page: PageRequest,
     ) -> Result<Page<UserCoupon>, Refusal> {
         let (before, limit) = bounds(page);
-        let found = self.ledger.user_coupons(user, status, before, limit + 1, self.clock.now()).await;
+        let found = self
+            .timed(
+                Dependency::Ledger,
+                "user_coupons",
+                self.ledger.user_coupons(user, status, before, limit + 1, self.clock.now()),
+            )
+            .await;
         let items = found.map_err(|error| self.refuse_ledger("user_coupons", &error))?;
         Ok(cut(items, limit, |coupon| coupon.user_coupon_id.get()))
     }

@@ -13,6 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
+    correlation,
     db::DbResult,
     gate::{
         Amendment, CampaignChange, CampaignMeta, CampaignState, GateError, GateState, GateStock, IssueWindow,
@@ -164,7 +165,7 @@ impl CouponService {
     pub(super) fn gate_failed(&self, call: &str, error: &GateError) {
         let kind = if error.outcome_unknown() { "unknown" } else { "definite" };
         self.metrics.dependency_errors.with_label_values(&["gate", kind]).inc();
-        tracing::warn!(call, %error, "the gate failed");
+        tracing::warn!(call, %error, request_id = %correlation::current(), "the gate failed");
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{
     clock::UtcMicros,
-    error::{Outcome, Refusal},
+    error::{Dependency, Outcome, Refusal},
     event::{CouponRevoked, CouponUseCancelled, CouponUsed, Event, SCHEMA_VERSION, new_event_id},
     ids::{UserCouponId, UserId},
     ledger::{KeyLookup, KeyedResponse, StoredUserCoupon, Transition, Transitioned},
@@ -78,16 +78,14 @@ impl CouponService {
         if let Some(answer) = self.replay(operation, fingerprint, context).await {
             return answer;
         }
-        let written = self
-            .ledger
-            .transition(id, now, |row, last| match decide(row, last) {
-                Transitioned::Do(change) => {
-                    Transitioned::Do(self.written(row, change, fingerprint, context, now))
-                }
-                Transitioned::Already(answer) => Transitioned::Already(answer),
-                Transitioned::Refuse(refusal) => Transitioned::Refuse(refusal),
-            })
-            .await;
+        let written = self.ledger.transition(id, now, |row, last| match decide(row, last) {
+            Transitioned::Do(change) => {
+                Transitioned::Do(self.written(row, change, fingerprint, context, now))
+            }
+            Transitioned::Already(answer) => Transitioned::Already(answer),
+            Transitioned::Refuse(refusal) => Transitioned::Refuse(refusal),
+        });
+        let written = self.timed(Dependency::Ledger, operation, written).await;
         match written {
             Ok(Some(Transitioned::Do(after) | Transitioned::Already(after))) => Outcome::Done(after),
             // The key went to a request that ran beside this one: the very same one, or another.
@@ -109,7 +107,8 @@ impl CouponService {
         context: &RequestContext,
     ) -> Option<Outcome<UserCoupon>> {
         let key = context.idempotency_key.as_ref()?;
-        Some(match self.ledger.look_up_key(key.as_str(), fingerprint).await {
+        let found = self.ledger.look_up_key(key.as_str(), fingerprint);
+        Some(match self.timed(Dependency::Ledger, "look_up_key", found).await {
             Ok(KeyLookup::Unknown) => return None,
             Ok(KeyLookup::Other) => Outcome::Refused(Refusal::IdempotencyKeyReused),
             Ok(KeyLookup::Answered(response)) => match serde_json::from_str(&response) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{
     clock::{Clock, UtcMicros},
     confirm::Confirmer,
+    correlation,
     db::{DbError, DbResult},
     error::{Dependency, Outcome, Refusal},
     gate::Gate,
@@ -157,42 +158,53 @@ pub struct PageRequest {
 
 /// The coupon service. Clones share everything; every method may be called from many tasks at once.
 #[derive(Clone)]
-pub struct CouponService {
+pub struct CouponService(Arc<Shared>);
+
+/// What the methods share.
+pub struct Shared {
     pub(super) gate: Arc<dyn Gate>,
     pub(super) ledger: Ledger,
     pub(super) clock: Clock,
-    pub(super) config: Arc<CouponConfig>,
-    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) config: CouponConfig,
+    pub(super) snapshots: Snapshots,
     /// Issues on their way into a shared ledger transaction.
     pub(super) issuances: IssuanceQueue,
     /// Seats whose row is committed and which the gate is to be told of.
     pub(super) confirmer: Confirmer,
     /// Rebuilds of the gate under way in this process.
-    pub(super) rebuilds: Arc<Rebuilds>,
+    pub(super) rebuilds: Rebuilds,
     pub(super) metrics: CouponMetrics,
 }
 
+impl std::ops::Deref for CouponService {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 impl CouponService {
-    /// Puts the service together and starts its batcher and confirmer; call inside a tokio runtime. Dropping every
-    /// clone lets both finish what is queued, then ends them.
+    /// Puts the service together and starts its confirmer; call inside a tokio runtime. Dropping every clone lets what
+    /// is queued finish.
     pub fn new(gate: Arc<dyn Gate>, ledger: Ledger, clock: Clock, config: CouponConfig) -> Self {
         let metrics = CouponMetrics::new();
-        Self {
-            issuances: IssuanceQueue::start(
+        Self(Arc::new(Shared {
+            issuances: IssuanceQueue::new(
                 ledger.clone(),
                 config.issue_queue_max,
                 clock.clone(),
                 metrics.clone(),
             ),
             confirmer: Confirmer::start(gate.clone(), metrics.clone()),
-            snapshots: Arc::new(Snapshots::new(&config)),
-            rebuilds: Arc::default(),
-            config: Arc::new(config),
+            snapshots: Snapshots::new(&config),
+            rebuilds: Rebuilds::default(),
+            config,
             gate,
             ledger,
             clock,
             metrics,
-        }
+        }))
     }
 
     /// The counters and histograms, to be registered where metrics are served.
@@ -226,6 +238,20 @@ impl CouponService {
         Ok(fences + self.ledger.purge_keys(before(self.config.idempotency_ttl), max).await?)
     }
 
+    /// Measures one call of a dependency.
+    pub(super) async fn timed<T>(
+        &self,
+        dependency: Dependency,
+        call: &str,
+        asked: impl Future<Output = T>,
+    ) -> T {
+        let seconds = self.metrics.dependency_seconds.with_label_values(&[dependency.as_str(), call]);
+        let started = std::time::Instant::now();
+        let answer = asked.await;
+        seconds.observe(started.elapsed().as_secs_f64());
+        answer
+    }
+
     /// Counts an answer and passes it on.
     pub(super) fn decided<T>(&self, operation: &str, outcome: Outcome<T>) -> Outcome<T> {
         let label = match &outcome {
@@ -240,11 +266,14 @@ impl CouponService {
     /// What a failure of the ledger means to the caller. Logged here, where its handling ends.
     pub(super) fn refuse_ledger(&self, call: &str, error: &DbError) -> Refusal {
         let dependency = Dependency::Ledger;
+        let request_id = correlation::current();
         if error.is_unknown() {
-            tracing::warn!(call, %error, "the ledger's outcome is unknown");
+            self.metrics.dependency_errors.with_label_values(&["ledger", "unknown"]).inc();
+            tracing::warn!(call, %error, %request_id, "the ledger's outcome is unknown");
             Refusal::OutcomeUnknown { dependency }
         } else {
-            tracing::warn!(call, %error, "the ledger said no");
+            self.metrics.dependency_errors.with_label_values(&["ledger", "definite"]).inc();
+            tracing::warn!(call, %error, %request_id, "the ledger said no");
             Refusal::SeatReleased { dependency }
         }
     }

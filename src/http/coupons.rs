@@ -17,7 +17,7 @@ use super::{
     ApiState,
     admin::Admin,
     error::Problem,
-    extract::{Caller, Id, JsonBody, ListQuery, present},
+    extract::{Caller, Id, JsonBody, ListQuery, given, present},
 };
 use crate::coupon::{
     clock::UtcMicros,
@@ -81,9 +81,11 @@ pub struct CreateCouponRequest {
 #[schema(example = json!({ "maxIssueCount": 2000, "issueUntil": null }))]
 pub struct PatchCouponRequest {
     /// New name.
+    #[serde(default, deserialize_with = "given")]
     #[schema(min_length = 1, max_length = 200)]
     coupon_name: Option<String>,
     /// New number of seats, never below what is issued.
+    #[serde(default, deserialize_with = "given")]
     #[schema(minimum = 1)]
     max_issue_count: Option<i64>,
     /// New start of issuing; null removes it.
@@ -95,9 +97,11 @@ pub struct PatchCouponRequest {
     #[schema(value_type = Option<String>, format = DateTime)]
     issue_until: Option<Option<UtcMicros>>,
     /// New start of use.
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, format = DateTime)]
     valid_from: Option<UtcMicros>,
     /// New end of use.
+    #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Option<String>, format = DateTime)]
     valid_to: Option<UtcMicros>,
 }
@@ -203,7 +207,6 @@ pub async fn get(
     responses(
         (status = 200, description = "The campaign as it is now", body = Coupon),
         (status = 404, description = "CP001 coupon not found", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "CP002 closed", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "CP012 invalid campaign, for example fewer seats than issued", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -302,7 +305,7 @@ pub async fn stock(
     post, path = "/api/coupon/{couponId}/issue-redis", operation_id = "issueCoupon", tag = "coupon",
     params(
         ("couponId" = i64, Path, minimum = 1),
-        ("Idempotency-Key" = Option<String>, Header, max_length = 255, description = "Makes a repeat answer like the first call; kept 24 hours"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Makes a repeat answer like the first call; kept 24 hours"),
     ),
     request_body = IssueRequest,
     responses(

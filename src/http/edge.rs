@@ -25,7 +25,10 @@ use axum::{
 use futures::FutureExt;
 
 use super::{OpsState, error::Problem};
-use crate::coupon::error::{Dependency, Refusal};
+use crate::coupon::{
+    correlation,
+    error::{Dependency, Refusal},
+};
 
 /// The header that carries the correlation id.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -69,6 +72,7 @@ pub async fn edge(State(state): State<Arc<OpsState>>, mut request: Request, next
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let uri = request.uri().clone();
+    let method = request.method().clone();
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let id = request_id(request.headers());
     request.extensions_mut().insert(RequestId(id.clone()));
@@ -78,7 +82,8 @@ pub async fn edge(State(state): State<Arc<OpsState>>, mut request: Request, next
     let mut response = if is_limited && permit.is_none() {
         Problem::overloaded(1).into_response()
     } else {
-        let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+        let answer = correlation::within(id.clone(), next.run(request));
+        let answer = AssertUnwindSafe(answer).catch_unwind();
         match tokio::time::timeout(state.config.request_timeout, answer).await {
             Ok(Ok(response)) => response,
             Ok(Err(_)) => {
@@ -118,11 +123,10 @@ pub async fn edge(State(state): State<Arc<OpsState>>, mut request: Request, next
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
-    state.metrics.answered(
-        route.as_ref().map(MatchedPath::as_str),
-        response.status().as_u16(),
-        started.elapsed(),
-    );
+    let (status, elapsed) = (response.status().as_u16(), started.elapsed());
+    // Not at info: a request that works is a number, not a line.
+    tracing::debug!(request_id = %id, %method, path = uri.path(), status, micros = elapsed.as_micros() as u64, "answered");
+    state.metrics.answered(route.as_ref().map(MatchedPath::as_str), status, elapsed);
     response
 }
 

@@ -222,3 +222,28 @@ impl From<Refusal> for Problem {
         problem
     }
 }
+
+/// A problem of each of the domain's codes, as the OpenAPI document shows them.
+pub(super) fn examples(existing: &UserCoupon) -> Vec<Problem> {
+    let (gate, ledger) = (crate::coupon::error::Dependency::Gate, crate::coupon::error::Dependency::Ledger);
+    let existing = || Box::new(existing.clone());
+    let open_at = existing().valid_from;
+    let refusals = [
+        Refusal::CouponNotFound,
+        Refusal::Ended { detail: "issuing of this coupon has ended".into() },
+        Refusal::AlreadyUsed { existing: existing() },
+        Refusal::MinimumOrderNotMet { min_order_amount: 10_000, order_amount: 9_999 },
+        Refusal::SoldOut,
+        Refusal::UserCouponNotFound,
+        Refusal::AlreadyIssued { existing: existing() },
+        Refusal::InvalidDiscountType { given: "HALF".into() },
+        Refusal::SeatReleased { dependency: gate },
+        Refusal::OutcomeUnknown { dependency: ledger },
+        Refusal::NotOpenYet { open_at: Some(open_at), now: open_at.plus_micros(-90_000_000) },
+        Refusal::InvalidCampaign { field: "maxIssueCount", reason: "must be at least 1".into() },
+        Refusal::Paused,
+        Refusal::IllegalTransition { from: "CLOSED".into(), to: "OPEN" },
+        Refusal::IdempotencyKeyReused,
+    ];
+    refusals.into_iter().map(Problem::from).collect()
+}

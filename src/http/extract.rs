@@ -183,7 +183,7 @@ pub fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     Option::<T>::deserialize(deserializer).map(Some)
 }
 
-/// An order's id: text; a whole number is taken as its decimal text, since many shops number their orders.
+/// An order's id: 1 to 100 characters; a whole number is taken as its decimal text, since many shops number their orders.
 pub fn order_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct Visitor;
     impl serde::de::Visitor<'_> for Visitor {
@@ -191,14 +191,48 @@ pub fn order_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D:
         fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.write_str("text or a whole number")
         }
-        fn visit_str<E>(self, text: &str) -> Result<String, E> {
-            Ok(text.into())
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<String, E> {
+            bounded(text, 100)
         }
         fn visit_u64<E>(self, number: u64) -> Result<String, E> {
             Ok(number.to_string())
         }
     }
     deserializer.deserialize_any(Visitor)
+}
+
+/// A reason: 1 to 500 characters.
+pub fn reason<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    bounded(&String::deserialize(deserializer)?, 500)
+}
+
+/// Control characters are kept out of everything that is stored; Postgres could not hold a NUL at all.
+fn bounded<E: serde::de::Error>(text: &str, max: usize) -> Result<String, E> {
+    let length = text.chars().count();
+    if text.trim().is_empty() || length > max {
+        return Err(E::custom(format!("must have 1 to {max} characters, not {length} or only blanks")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(E::custom("must not hold control characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// An amount of money: a whole number from 0.
+pub fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let amount = i64::deserialize(deserializer)?;
+    if amount < 0 {
+        return Err(serde::de::Error::custom(format!("must be a whole number from 0, not {amount}")));
+    }
+    Ok(amount)
+}
+
+/// A field that may be left out but not be `null`: there is nothing that removing it could mean.
+pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    match Option::<T>::deserialize(deserializer)? {
+        Some(value) => Ok(Some(value)),
+        None => Err(serde::de::Error::custom("cannot be removed; leave it out to keep it")),
+    }
 }
 
 #[cfg(test)]

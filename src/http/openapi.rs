@@ -1,20 +1,27 @@
 //! The OpenAPI 3.1 document, made from the handlers.
 //!
 //! What every operation shares (400, 413, 429, 500, 503 and so on) is added here from one place, by what the
-//! operation takes: a body, an id, the admin token. A test holds the document's paths equal to the routes.
+//! operation takes: a body, an id, the admin token. So are the examples of problems: each response that names codes
+//! shows the very problem the server makes of each. A test holds the document's paths equal to the routes.
 
 use std::sync::LazyLock;
 
 use utoipa::{
-    Modify, OpenApi,
+    Modify, OpenApi, PartialSchema,
     openapi::{
-        ContentBuilder, Ref, RefOr, Response, ResponseBuilder,
+        ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Schema,
+        example::ExampleBuilder,
         path::{HttpMethod, Operation},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
 
-use super::{ALIASES, coupons, error, ops, user_coupons};
+use super::{
+    ALIASES, coupons,
+    error::{self, Problem},
+    ops, user_coupons,
+};
+use crate::coupon::model::UserCoupon;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -73,6 +80,7 @@ impl Modify for Shared {
                 [&mut item.get, &mut item.post, &mut item.patch].into_iter().filter_map(Option::as_mut);
             for operation in operations {
                 add_shared_errors(path, operation);
+                add_examples(path, operation);
             }
         }
     }
@@ -122,6 +130,51 @@ fn add_shared_errors(path: &str, operation: &mut Operation) {
             .entry("403".into())
             .or_insert_with(|| RefOr::T(problem("No admin token is configured here")));
     }
+}
+
+/// Shows the problem of every code that a response's description names, or, where it names none, the status' own.
+fn add_examples(path: &str, operation: &mut Operation) {
+    for (status, response) in &mut operation.responses.responses {
+        let RefOr::T(response) = response else { continue };
+        let codes: Vec<&str> = response.description.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        let Some(RefOr::T(content)) = response.content.get_mut(error::PROBLEM_JSON) else { continue };
+        let shown = PROBLEMS.iter().filter(|problem| match problem.error_code {
+            Some(code) => codes.contains(&code),
+            None => *status == problem.status.to_string(),
+        });
+        for problem in shown {
+            let mut problem = problem.clone();
+            problem.instance =
+                path.replace("{couponId}", "42").replace("{userCouponId}", "257").replace("{userId}", "1001");
+            problem.request_id = "0193c2f0-6f1e-7cc1-9d3a-2f6f0e0a51b7".into();
+            let name = problem.error_code.unwrap_or(problem.title);
+            let example =
+                ExampleBuilder::new().summary(problem.title).value(Some(serde_json::json!(problem))).build();
+            content.examples.insert(name.into(), RefOr::T(example));
+        }
+    }
+}
+
+/// One of each kind, as the server makes them.
+static PROBLEMS: LazyLock<Vec<Problem>> = LazyLock::new(|| {
+    let mut problems = error::examples(&sample());
+    problems.extend([
+        Problem::malformed("userId: invalid type: string \"x\", expected i64 at line 1 column 13"),
+        Problem::unauthorized("send Authorization: Bearer <admin.token>"),
+        Problem::forbidden("no admin.token is configured and the server does not listen on loopback only"),
+        Problem::too_slow(),
+        Problem::too_large(16_384),
+        Problem::overloaded(1),
+        Problem::internal(),
+    ]);
+    problems
+});
+
+/// The user coupon that the schema shows, as the one a problem refers to.
+fn sample() -> UserCoupon {
+    let RefOr::T(Schema::Object(schema)) = UserCoupon::schema() else { unreachable!("it is an object") };
+    let example = schema.example.into_iter().chain(schema.examples).next();
+    serde_json::from_value(example.expect("it has an example")).expect("the example is a user coupon")
 }
 
 fn problem(description: &str) -> Response {

@@ -18,7 +18,7 @@ use super::{
     admin::Admin,
     coupons::IDEMPOTENCY_REPLAYED,
     error::Problem,
-    extract::{Caller, Id, JsonBody, ListQuery, order_id},
+    extract::{Caller, Id, JsonBody, ListQuery, amount, order_id, reason},
 };
 use crate::coupon::{
     error::Outcome,
@@ -37,6 +37,7 @@ pub struct UseRequest {
     #[schema(min_length = 1, max_length = 100)]
     order_id: String,
     /// What the order costs, in whole units.
+    #[serde(deserialize_with = "amount")]
     #[schema(minimum = 0)]
     order_amount: i64,
     /// Whose coupon it must be, where the caller knows; another user's is answered CP006.
@@ -64,6 +65,7 @@ pub struct CancelUseRequest {
 #[schema(example = json!({ "reason": "issued to a test account" }))]
 pub struct RevokeRequest {
     /// Why, for the history.
+    #[serde(deserialize_with = "reason")]
     #[schema(min_length = 1, max_length = 500)]
     reason: String,
 }
@@ -126,11 +128,12 @@ pub async fn list_by_user(
 /// Use a user coupon for an order. The same order again is the same 200.
 #[utoipa::path(
     post, path = "/api/user-coupons/{userCouponId}/use", operation_id = "useUserCoupon", tag = "user-coupon",
-    params(("userCouponId" = i64, Path, minimum = 1)), request_body = UseRequest,
+    params(("userCouponId" = i64, Path, minimum = 1),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Makes a repeat answer like the first call; kept 24 hours")), request_body = UseRequest,
     responses(
-        (status = 200, description = "Used, with discountAmount", body = UserCoupon),
+        (status = 200, description = "Used, with discountAmount", body = UserCoupon, headers(("Idempotency-Replayed" = String, description = "`true` when an earlier call with this Idempotency-Key did it"))),
         (status = 404, description = "CP006 user coupon not found", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "CP002 ended or expired; CP003 already used for another order", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "CP002 ended or expired; CP003 already used for another order; CP011 not valid yet", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "CP004 minimum order not met; CP015 idempotency key reused", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -148,9 +151,10 @@ pub async fn redeem(
 /// Take a use back. The same order again is the same 200.
 #[utoipa::path(
     post, path = "/api/user-coupons/{userCouponId}/cancel-use", operation_id = "cancelUse", tag = "user-coupon",
-    params(("userCouponId" = i64, Path, minimum = 1)), request_body = CancelUseRequest,
+    params(("userCouponId" = i64, Path, minimum = 1),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Makes a repeat answer like the first call; kept 24 hours")), request_body = CancelUseRequest,
     responses(
-        (status = 200, description = "Active again", body = UserCoupon),
+        (status = 200, description = "Active again", body = UserCoupon, headers(("Idempotency-Replayed" = String, description = "`true` when an earlier call with this Idempotency-Key did it"))),
         (status = 404, description = "CP006 user coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "CP003 used for another order; CP014 not used", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "CP015 idempotency key reused", body = Problem, content_type = "application/problem+json"),
@@ -169,11 +173,13 @@ pub async fn cancel_use(
 /// Take a user coupon away for good. The seat is not given to anybody else.
 #[utoipa::path(
     post, path = "/api/user-coupons/{userCouponId}/revoke", operation_id = "revokeUserCoupon", tag = "user-coupon",
-    params(("userCouponId" = i64, Path, minimum = 1)), request_body = RevokeRequest, security(("admin" = [])),
+    params(("userCouponId" = i64, Path, minimum = 1),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Makes a repeat answer like the first call; kept 24 hours")), request_body = RevokeRequest, security(("admin" = [])),
     responses(
-        (status = 200, description = "Revoked", body = UserCoupon),
+        (status = 200, description = "Revoked", body = UserCoupon, headers(("Idempotency-Replayed" = String, description = "`true` when an earlier call with this Idempotency-Key did it"))),
         (status = 404, description = "CP006 user coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "CP014 illegal transition", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "CP015 idempotency key reused", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn revoke(

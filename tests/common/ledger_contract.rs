@@ -543,7 +543,7 @@ pub async fn one_bad_row_leaves_its_neighbours_alone(f: Fixture) {
     // refused alone by the queue in front.
     let metrics = f.service.metrics().clone();
     let clock = Clock::from_fn(|| UtcMicros::clamped(START));
-    let queue = sluice::coupon::ledger::IssuanceQueue::start(f.ledger.clone(), 1_000, clock, metrics);
+    let queue = sluice::coupon::ledger::IssuanceQueue::new(f.ledger.clone(), 1_000, clock, metrics);
     let mut rows = Vec::new();
     for who in 31..=60 {
         rows.push(f.issuance(id, who, who).await);

@@ -1,6 +1,7 @@
 //! Tests that need no service: everything here runs against the embedded log, files and memory, in one binary because
 //! linking is the slow part. One module a subject; add a `mod` line.
 
+mod alerts;
 mod bad_input;
 mod documents;
 mod driver_partitions;

@@ -161,6 +161,11 @@ impl Deployment {
         response.expect("an answer").status().as_u16()
     }
 
+    /// A request that carries the admin token.
+    pub fn admin_request(&self, method: reqwest::Method, url: String) -> reqwest::RequestBuilder {
+        self.http.request(method, url).bearer_auth(ADMIN_TOKEN)
+    }
+
     async fn admin(&self, process: &Process, path: &str, body: &Value) -> Value {
         let url = format!("{}{path}", process.url);
         let request = self.http.post(&url).bearer_auth(ADMIN_TOKEN).json(body);
@@ -221,9 +226,14 @@ impl Process {
         self.child.try_wait().expect("it is our child").is_some()
     }
 
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// The end of its log, for a failure message.
     pub fn log_tail(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         format!("-- log of {} --\n{}", self.name, lines[lines.len().saturating_sub(40)..].join("\n"))
     }

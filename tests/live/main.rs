@@ -19,10 +19,12 @@ pub fn service(name: &str) -> Option<String> {
 
 #[path = "../contract/mod.rs"]
 mod contract;
+mod correlation;
 mod corruptions;
 mod crashes;
 mod crowd;
 mod deployment;
+mod described;
 mod documents;
 mod faults;
 mod gate;

@@ -77,7 +77,9 @@ pub fn check_alerts(repository: &Repository) -> Vec<Violation> {
             let words = expression.split(|c: char| !(c.is_alphanumeric() || c == '_'));
             // A metric's name has its part's in front; labels and functions of Prometheus are of one or two words.
             for metric in words.filter(|word| word.matches('_').count() >= 2) {
-                let quoted = format!("\"{metric}\"");
+                // A histogram is registered under one name and scraped under three.
+                let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| metric.strip_suffix(end));
+                let quoted = format!("\"{}\"", name.unwrap_or(metric));
                 if !repository.like("src/", ".rs").any(|source| source.text.contains(&quoted)) {
                     violations
                         .push(file.violation(number, format!("no part of the program counts {metric}")));
@@ -147,6 +149,8 @@ mod tests {
     fn an_alert_on_nothing_is_found() {
         let alert = ("config/prometheus/a.yml", "a:\n  expr: rate(relay_rows_sent_total[5m]) > 0");
         assert_found(check_alerts, &[alert, ("src/m.rs", "\"relay_rows_sent_total\"")], &[]);
+        let histogram = ("config/prometheus/b.yml", "  expr: rate(relay_step_seconds_bucket[5m]) > 0");
+        assert_found(check_alerts, &[histogram, ("src/m.rs", "\"relay_step_seconds\"")], &[]);
         assert_found(
             check_alerts,
             &[alert, ("src/m.rs", "\"relay_rows_total\"")],

@@ -1,19 +1,19 @@
-//! Natural batching: the claims waiting now travel together, and nobody waits for company.
+//! Claims of the gate that wait now travel together: one script call for thirty-two costs Redis about what three
+//! single ones do.
 //!
-//! It stands between a gate's callers and a call that decides several claims of one campaign at once; one script call
-//! for thirty-two claims costs Redis about what three single ones do. A claim that finds a free place in flight
-//! leaves at once, alone; while every place is taken, claims gather and leave together with the next free one.
-//!
-//! What must always hold: each claim is in exactly one batch, answers reach their own claimants, and the queue has a
-//! bound beyond which claims are refused instead of kept waiting.
+//! It stands between a gate's callers and a call that decides several claims of one campaign at once; the queue itself
+//! is [`Batches`]. What must always hold: answers reach their own claimants, and beyond the queue's bound claims are
+//! refused instead of kept waiting.
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{GateError, Outcome};
+use crate::coupon::batching::{Batches, Rules};
 use crate::coupon::ids::{CouponId, UserId};
 
 /// Most claims of one batch: about half a millisecond of Redis.
@@ -21,6 +21,9 @@ const BATCH_MAX: usize = 256;
 
 /// Most claims waiting; about a tenth of a second of them.
 const QUEUE_MAX: usize = 32_768;
+
+/// Claims that are worth a call beside one that is under way.
+const BESIDE_MIN: usize = 16;
 
 /// What a batch decides about: a user and the token.
 pub(super) type Claim = (UserId, Uuid);
@@ -31,7 +34,7 @@ pub(super) type Decide<A> =
 
 /// The queue in front of a deciding call.
 pub(super) struct Batcher<A> {
-    queue: mpsc::Sender<Waiting<A>>,
+    queue: Batches<Waiting<A>>,
 }
 
 struct Waiting<A> {
@@ -41,23 +44,23 @@ struct Waiting<A> {
 }
 
 impl<A: Send + 'static> Batcher<A> {
-    /// Starts the task that sends batches, at most `in_flight_max` at a time. It ends when the batcher is dropped.
-    pub(super) fn start(in_flight_max: usize, decide: Arc<Decide<A>>) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(send_batches(waiting, in_flight_max, decide));
-        Self { queue }
+    /// A queue that sends at most `in_flight_max` batches at a time.
+    pub(super) fn new(in_flight_max: usize, decide: Arc<Decide<A>>) -> Self {
+        let rules =
+            Rules { batch_max: BATCH_MAX, in_flight_max, beside_min: BESIDE_MIN, queue_max: QUEUE_MAX };
+        let run = move |waiting: Vec<Waiting<A>>| answer_all(decide.clone(), waiting).boxed();
+        Self { queue: Batches::new(rules, Box::new(run)) }
     }
 
     /// One claim's answer.
     pub(super) async fn decide(&self, coupon: CouponId, claim: Claim) -> Result<A, GateError> {
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { coupon, claim, answer };
-        self.queue.try_send(waiting).map_err(|_| GateError::Unavailable {
+        self.queue.push(Waiting { coupon, claim, answer }).map_err(|_| GateError::Unavailable {
             outcome: Outcome::NotDone,
             reason: format!("{QUEUE_MAX} claims are waiting for the gate already"),
         })?;
         answered.await.unwrap_or_else(|_| {
-            // The task ended under way, because the runtime is shutting down.
+            // The batch ended under way, because the runtime is shutting down.
             Err(GateError::Unavailable {
                 outcome: Outcome::Unknown,
                 reason: "the process is stopping".into(),
@@ -66,31 +69,20 @@ impl<A: Send + 'static> Batcher<A> {
     }
 }
 
-async fn send_batches<A: Send + 'static>(
-    mut queue: mpsc::Receiver<Waiting<A>>,
-    in_flight_max: usize,
-    decide: Arc<Decide<A>>,
-) {
-    let places = Arc::new(Semaphore::new(in_flight_max));
-    let mut waiting = Vec::with_capacity(BATCH_MAX);
-    // First the place, then the claims: whatever arrives while no place is free joins the next batch.
-    while let Ok(place) = places.clone().acquire_owned().await {
-        if queue.recv_many(&mut waiting, BATCH_MAX).await == 0 {
-            return;
+async fn answer_all<A: Send + 'static>(decide: Arc<Decide<A>>, waiting: Vec<Waiting<A>>) {
+    let mut batches = by_coupon(waiting);
+    match (batches.pop(), batches.is_empty()) {
+        (Some((coupon, claims)), true) => answer_batch(&*decide, coupon, claims).await,
+        (last, _) => {
+            let batches = batches.into_iter().chain(last);
+            drop(join_all(batches.map(|(coupon, claims)| answer_batch(&*decide, coupon, claims))).await);
         }
-        let batches = by_coupon(waiting.drain(..));
-        let decide = decide.clone();
-        tokio::spawn(async move {
-            join_all(batches.into_iter().map(|(coupon, claims)| answer_batch(&*decide, coupon, claims)))
-                .await;
-            drop(place);
-        });
     }
 }
 
 /// Splits by campaign and keeps the order of arrival inside each. Nearly always there is one campaign, so a search
 /// through the few found so far is cheaper than a map.
-fn by_coupon<A>(waiting: impl Iterator<Item = Waiting<A>>) -> Vec<(CouponId, Vec<Waiting<A>>)> {
+fn by_coupon<A>(waiting: Vec<Waiting<A>>) -> Vec<(CouponId, Vec<Waiting<A>>)> {
     let mut batches: Vec<(CouponId, Vec<Waiting<A>>)> = Vec::new();
     for claim in waiting {
         match batches.iter_mut().find(|(coupon, _)| *coupon == claim.coupon) {
@@ -130,8 +122,8 @@ async fn answer_batch<A>(decide: &Decide<A>, coupon: CouponId, waiting: Vec<Wait
 mod tests {
     use std::sync::Mutex;
 
-    use futures::FutureExt;
     use futures::future::join;
+    use tokio::sync::Semaphore;
 
     use super::*;
 
@@ -168,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn the_first_leaves_alone_and_those_who_gather_leave_together() {
         let (seen, permits) = (Arc::new(Seen::default()), Arc::new(Semaphore::new(0)));
-        let batcher = Arc::new(Batcher::start(1, gated(seen.clone(), permits.clone())));
+        let batcher = Arc::new(Batcher::new(1, gated(seen.clone(), permits.clone())));
         let first = tokio::spawn({
             let batcher = batcher.clone();
             async move { batcher.decide(coupon(1), claim(1)).await }
@@ -187,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_reaches_everybody_of_its_batch_only() {
         let (seen, permits) = (Arc::new(Seen::default()), Arc::new(Semaphore::new(10)));
-        let batcher = Batcher::start(1, gated(seen, permits));
+        let batcher = Batcher::new(1, gated(seen, permits));
         let claims = [(1, 666), (1, 7), (2, 8)];
         let answers =
             join_all(claims.map(|(campaign, id)| batcher.decide(coupon(campaign), claim(id)))).await;
@@ -199,7 +191,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_refuses_at_once_and_definitely() {
         let (seen, permits) = (Arc::new(Seen::default()), Arc::new(Semaphore::new(0)));
-        let batcher = Batcher::start(1, gated(seen, permits.clone()));
+        let batcher = Batcher::new(1, gated(seen, permits.clone()));
         let crowd = (0..QUEUE_MAX as i64 + 2 * BATCH_MAX as i64)
             .map(|id| batcher.decide(coupon(1), claim(id + 1000)));
         let crowd = join_all(crowd);

@@ -1,16 +1,15 @@
-//! Natural batching: issues that wait share a ledger transaction; one that does not wait goes alone.
+//! Issues that wait share a ledger transaction; one that does not wait goes alone.
 //!
-//! A dispatcher first gets a place in flight, then takes whatever is queued *now*, at most [`BATCH_ROWS_MAX`]: no
-//! time is added to collect more. While the places are taken the queue fills, so batches grow exactly as much as the
-//! database is slow. On SQLite one batch is in flight, on Postgres a few. What must always hold: every queued issue
-//! gets one answer of its own, also when a neighbour is so wrong that the database refuses the statement.
+//! The queue itself is [`Batches`]: while a transaction is under way the queue fills, so batches grow exactly as much
+//! as the database is slow. On SQLite one is under way, on Postgres up to a few. What must always hold: every queued
+//! issue gets one answer of its own, also when a neighbour is so wrong that the database refuses the statement.
 
-use std::sync::Arc;
-
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use futures::FutureExt;
+use tokio::sync::oneshot;
 
 use super::{Issuance, Ledger, Recorded};
 use crate::coupon::{
+    batching::{Batches, Rules},
     clock::Clock,
     db::{DbError, DbResult},
     metrics::CouponMetrics,
@@ -20,6 +19,8 @@ use crate::coupon::{
 pub const BATCH_ROWS_MAX: usize = 256;
 /// Transactions in flight on Postgres.
 const IN_FLIGHT_POSTGRES: usize = 3;
+/// Issues that are worth a transaction beside one that is under way: a transaction costs as much as some twenty rows.
+const BESIDE_MIN: usize = 32;
 /// Times a batch that gave way to another transaction is tried.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -31,7 +32,7 @@ struct Job {
 /// The queue in front of the ledger. Dropping every clone lets what is queued finish.
 #[derive(Clone)]
 pub struct IssuanceQueue {
-    jobs: mpsc::Sender<Job>,
+    jobs: Batches<Job>,
     metrics: CouponMetrics,
 }
 
@@ -40,48 +41,36 @@ pub struct IssuanceQueue {
 pub struct QueueFull;
 
 impl IssuanceQueue {
-    /// Starts the dispatcher; call inside a tokio runtime.
-    pub fn start(ledger: Ledger, queue_max: usize, clock: Clock, metrics: CouponMetrics) -> Self {
-        let (jobs, queue) = mpsc::channel(queue_max);
-        tokio::spawn(dispatch(ledger, queue, clock, metrics.clone()));
-        Self { jobs, metrics }
+    /// An empty queue; record inside a tokio runtime.
+    pub fn new(ledger: Ledger, queue_max: usize, clock: Clock, metrics: CouponMetrics) -> Self {
+        let in_flight_max = if ledger.db().is_postgres() {
+            IN_FLIGHT_POSTGRES.min(ledger.db().config().connections_max as usize).max(1)
+        } else {
+            1
+        };
+        let rules = Rules { batch_max: BATCH_ROWS_MAX, in_flight_max, beside_min: BESIDE_MIN, queue_max };
+        let counted = metrics.clone();
+        let run = move |jobs: Vec<Job>| {
+            let (ledger, clock, metrics) = (ledger.clone(), clock.clone(), metrics.clone());
+            async move { record(&ledger, jobs, &clock, &metrics).await }.boxed()
+        };
+        Self { jobs: Batches::new(rules, Box::new(run)), metrics: counted }
     }
 
     /// Records one issuance together with whoever else waits. The outer error means that it was not even queued.
     pub async fn record(&self, issuance: Issuance) -> Result<DbResult<Recorded>, QueueFull> {
         let (answer, answered) = oneshot::channel();
-        self.jobs.try_send(Job { issuance, answer }).map_err(|_| QueueFull)?;
+        self.jobs.push(Job { issuance, answer }).map_err(|_| QueueFull)?;
         self.metrics.issue_queue.inc();
-        // The dispatcher answers every job; without an answer it died in the middle of one.
-        let lost = || DbError::Unknown("the ledger's dispatcher ended before it answered".into());
+        // Every job is answered; without an answer its batch died in the middle.
+        let lost = || DbError::Unknown("the ledger's batch ended before it answered".into());
         Ok(answered.await.unwrap_or_else(|_| Err(lost())))
     }
 }
 
-async fn dispatch(ledger: Ledger, mut queue: mpsc::Receiver<Job>, clock: Clock, metrics: CouponMetrics) {
-    let in_flight = if ledger.db().is_postgres() {
-        IN_FLIGHT_POSTGRES.min(ledger.db().config().connections_max as usize).max(1)
-    } else {
-        1
-    };
-    let places = Arc::new(Semaphore::new(in_flight));
-    loop {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let mut jobs = Vec::with_capacity(BATCH_ROWS_MAX);
-        if queue.recv_many(&mut jobs, BATCH_ROWS_MAX).await == 0 {
-            return;
-        }
-        metrics.issue_queue.sub(jobs.len() as i64);
-        metrics.batch_rows.observe(jobs.len() as f64);
-        let (ledger, clock, metrics) = (ledger.clone(), clock.clone(), metrics.clone());
-        tokio::spawn(async move {
-            record(&ledger, jobs, &clock, &metrics).await;
-            drop(place);
-        });
-    }
-}
-
 async fn record(ledger: &Ledger, jobs: Vec<Job>, clock: &Clock, metrics: &CouponMetrics) {
+    metrics.issue_queue.sub(jobs.len() as i64);
+    metrics.batch_rows.observe(jobs.len() as f64);
     let (batch, answers): (Vec<Issuance>, Vec<_>) =
         jobs.into_iter().map(|job| (job.issuance, job.answer)).unzip();
     let timer = metrics.dependency_seconds.with_label_values(&["ledger", "issue"]).start_timer();
@@ -92,17 +81,17 @@ async fn record(ledger: &Ledger, jobs: Vec<Job>, clock: &Clock, metrics: &Coupon
         Err(DbError::Constraint { .. } | DbError::Refused(_) | DbError::Corrupt(_)) if batch.len() > 1 => {
             for (issuance, answer) in batch.iter().zip(answers) {
                 let alone = record_batch(ledger, std::slice::from_ref(issuance), clock).await;
-                tell(answer, alone.map(|mut recorded| recorded.remove(0)), metrics);
+                tell(answer, alone.map(|mut recorded| recorded.remove(0)));
             }
         }
         Ok(recorded) => {
             for (recorded, answer) in recorded.into_iter().zip(answers) {
-                tell(answer, Ok(recorded), metrics);
+                tell(answer, Ok(recorded));
             }
         }
         Err(error) => {
             for answer in answers {
-                tell(answer, Err(error.clone()), metrics);
+                tell(answer, Err(error.clone()));
             }
         }
     }
@@ -120,10 +109,6 @@ async fn record_batch(ledger: &Ledger, batch: &[Issuance], clock: &Clock) -> DbR
 }
 
 /// A caller that has gone away needs no answer: its row stands, and a repeat finds it.
-fn tell(answer: oneshot::Sender<DbResult<Recorded>>, result: DbResult<Recorded>, metrics: &CouponMetrics) {
-    if let Err(error) = &result {
-        let kind = if error.is_unknown() { "unknown" } else { "definite" };
-        metrics.dependency_errors.with_label_values(&["ledger", kind]).inc();
-    }
+fn tell(answer: oneshot::Sender<DbResult<Recorded>>, result: DbResult<Recorded>) {
     let _ = answer.send(result);
 }

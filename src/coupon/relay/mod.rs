@@ -85,8 +85,9 @@ pub enum RelayError {
     Log(#[from] StreamsError),
 }
 
-/// Rest between two steps that found little, so that a trickle of commits is carried in batches.
-const REST: Duration = Duration::from_millis(10);
+/// Rest between two steps that found little, so that a trickle of commits is carried in batches: a step costs ledger and
+/// log as much as some fifty events.
+const REST: Duration = Duration::from_millis(20);
 /// Longest pause after a failed step.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How often the backlog is counted.

@@ -6,7 +6,7 @@
 //! the common case: rows of different keys share one flush.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Instant,
 };
@@ -210,12 +210,10 @@ fn waves<'a>(rows: &[&'a UnsentRow]) -> Vec<Vec<&'a UnsentRow>> {
 
 fn record(unsent: &UnsentRow) -> Result<ProducerRecord> {
     let row = &unsent.row;
-    let headers: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&row.headers)
+    let headers: BTreeMap<String, Option<String>> = serde_json::from_str(&row.headers)
         .map_err(|error| StreamsError::fatal(format!("outbox row {}: headers: {error}", unsent.id)))?;
-    let headers: Headers = headers
-        .into_iter()
-        .map(|(key, value)| Header { key, value: value.as_str().map(|text| text.to_owned().into()) })
-        .collect();
+    let headers: Headers =
+        headers.into_iter().map(|(key, value)| Header { key, value: value.map(Into::into) }).collect();
     Ok(ProducerRecord {
         topic: row.topic.as_str().into(),
         partition: None,
@@ -229,7 +227,6 @@ fn record(unsent: &UnsentRow) -> Result<ProducerRecord> {
 #[cfg(test)]
 mod tests {
     use std::{
-        collections::BTreeMap,
         sync::{Mutex, MutexGuard, PoisonError},
         time::Duration,
     };

@@ -9,6 +9,7 @@ async fn each_bad_input_has_its_answer() {
     let api = Api::new().await;
     let huge = format!("{{\"userId\": 1, \"padding\": \"{}\"}}", "x".repeat(16_384));
     let deep = "[".repeat(5_000);
+    let long_order = json!({ "orderId": "o".repeat(101), "orderAmount": 1 }).to_string();
     let issue = "/api/coupon/1/issue-redis";
     let create = "/api/coupon";
     // method, path, body, status, what the detail must name
@@ -60,12 +61,28 @@ async fn each_bad_input_has_its_answer() {
         ("POST", "/api/user-coupons/1/use", "{\"orderId\": \"o\"}", 400, "orderAmount"),
         ("POST", "/api/user-coupons/1/use", "{\"orderId\": null, \"orderAmount\": 1}", 400, "orderId"),
         ("POST", "/api/user-coupons/1/use", "{\"orderId\": \"o\", \"orderAmount\": 1.5}", 400, "orderAmount"),
+        ("POST", "/api/user-coupons/1/use", "{\"orderId\": \"o\", \"orderAmount\": -1}", 400, "orderAmount"),
+        ("POST", "/api/user-coupons/1/use", "{\"orderId\": \"\", \"orderAmount\": 1}", 400, "orderId"),
+        (
+            "POST",
+            "/api/user-coupons/1/use",
+            "{\"orderId\": \"a\\u0000b\", \"orderAmount\": 1}",
+            400,
+            "orderId",
+        ),
+        ("POST", "/api/user-coupons/1/use", &long_order, 400, "orderId"),
         ("POST", "/api/user-coupons/1/cancel-use", "{}", 400, "orderId"),
+        ("POST", "/api/user-coupons/1/cancel-use", "{\"orderId\": \" \"}", 400, "orderId"),
+        ("POST", "/api/user-coupons/1/revoke", "{\"reason\": \"\"}", 400, "reason"),
+        ("POST", "/api/user-coupons/1/revoke", "{\"reason\": \"\\u0000\"}", 400, "reason"),
         ("POST", "/api/user-coupons/1/revoke", "{\"reasn\": \"x\"}", 400, "reasn"),
         // campaigns: an unknown field does not pass for a default
         ("POST", create, "{\"couponName\": \"x\", \"issueUntl\": null}", 400, "issueUntl"),
         ("PATCH", "/api/coupon/1", "{\"maxIssueCuont\": 5}", 400, "maxIssueCuont"),
         ("PATCH", "/api/coupon/1", "{\"validTo\": \"tomorrow\"}", 400, "validTo"),
+        ("PATCH", "/api/coupon/1", "{\"validTo\": \"2026-03-01T09:00:00\"}", 400, "offset"),
+        ("PATCH", "/api/coupon/1", "{\"couponName\": null}", 400, "couponName"),
+        ("PATCH", "/api/coupon/1", "{\"maxIssueCount\": null}", 400, "maxIssueCount"),
         // paths and methods
         ("GET", "/", "", 404, "nothing at this path"),
         ("GET", "/api/coupon/1/", "", 404, "nothing at this path"),

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::Api;
 
+#[path = "../../common/openapi_fuzz.rs"]
+mod openapi_fuzz;
+
 /// Any JSON, with the API's own field names among the keys.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -150,4 +153,40 @@ fn random_requests_never_break_the_server() {
             prop_assert_eq!(&answer.json["status"], &json!(status));
         }
     });
+}
+
+/// Every operation of the document is asked with values made from its own description, and everything answered is as
+/// described. `SLUICE_FUZZ_REQUESTS` makes the run longer, `SLUICE_FUZZ_SEED` another one.
+#[tokio::test]
+async fn what_is_described_is_what_is_answered() {
+    let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
+    let (requests, seed) = (number("SLUICE_FUZZ_REQUESTS", 3_000), number("SLUICE_FUZZ_SEED", 1));
+    let api = Api::new().await;
+    let id = api.open_campaign(40).await;
+    api.issue(id, 1).await;
+    let document = api.get("/openapi.json").await.json;
+    let mut fuzzer = openapi_fuzz::Fuzzer::new(document, seed);
+    for number in 0..requests {
+        let described = fuzzer.request();
+        let mut request = Request::builder().method(described.method.as_str()).uri(&described.path);
+        for (name, value) in &described.headers {
+            request = request.header(name, value);
+        }
+        let answer = api.request(request.body(Body::from(described.body.clone())).unwrap()).await;
+        let judged =
+            fuzzer.judge(&described, answer.status.as_u16(), answer.header("content-type"), &answer.json);
+        if let Err(reason) = judged {
+            panic!(
+                "seed {seed}, request {number}: {reason}\n{} {} {:?}\n{}\n{answer:?}",
+                described.method,
+                described.path,
+                described.headers,
+                String::from_utf8_lossy(&described.body)
+            );
+        }
+    }
+    // The run went through the doors and not only against them.
+    for success in ["POST /api/coupon 201", "POST /api/coupon/{couponId}/issue 201", "GET /api/coupon 200"] {
+        assert!(fuzzer.seen.contains_key(success), "no {success}: {:#?}", fuzzer.seen);
+    }
 }

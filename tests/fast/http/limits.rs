@@ -1,8 +1,9 @@
 //! The server's bounds, over real sockets: in-flight requests, bodies and heads that do not come, and a stop that
 //! finishes what was admitted.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use serde_json::json;
 use sluice::http::serve;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -120,6 +121,74 @@ async fn a_body_larger_than_promised_sizes_is_cut_off() {
     let mut large = begin(server.address, 1_000_000_000).await;
     large.write_all(&[b' '; 300]).await.unwrap();
     assert!(answer(&mut large).await.starts_with("HTTP/1.1 413 "));
+}
+
+/// A ledger that does not answer keeps nobody longer than the bound; what was admitted is finished all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_longer_than_the_bound_and_what_was_begun_is_finished() {
+    use sqlx::Connection;
+    let api = Api::with(&[("http.request_timeout_ms", "300")]).await;
+    let coupon = api.open_campaign(5).await;
+    let path = format!("/api/coupon/{coupon}/issue");
+    api.issue(coupon, 1).await;
+    // Another process holds the ledger's only place to write.
+    let file = api.directory.path().join("ledger.sqlite");
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+    sqlx::query("begin immediate").execute(&mut other).await.unwrap();
+    let started = std::time::Instant::now();
+    let late = api.post(&path, json!({ "userId": 2 })).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "it waited {:?}", started.elapsed());
+    assert_eq!((late.status.as_u16(), &late.json["errorCode"]), (503, &json!("CP010")), "{late:?}");
+    assert_eq!((late.header("retry-after"), &late.json["retryAfter"]), ("1", &json!(1)), "{late:?}");
+    assert_eq!(late.json["dependency"], "ledger");
+    sqlx::query("rollback").execute(&mut other).await.unwrap();
+    // The caller is gone, the issue is not: the same request again finds what it came to.
+    let repeated = async {
+        loop {
+            let again = api.post(&path, json!({ "userId": 2 })).await;
+            if again.status != 503 {
+                return again;
+            }
+        }
+    };
+    let again = tokio::time::timeout(DEADLINE, repeated).await.expect("an answer");
+    assert_eq!((again.status.as_u16(), &again.json["errorCode"]), (409, &json!("CP007")), "{again:?}");
+    assert_eq!(again.json["existing"]["userId"], 2);
+}
+
+/// As many issues wait for the ledger as may; one more is told at once to come back, and its seat is free again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_issue_beyond_the_queue_is_refused_at_once() {
+    use sqlx::Connection;
+    let api = Arc::new(Api::with(&[("coupon.issue_queue_max", "1")]).await);
+    let coupon = api.open_campaign(5).await;
+    api.issue(coupon, 1).await;
+    let file = api.directory.path().join("ledger.sqlite");
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+    sqlx::query("begin immediate").execute(&mut other).await.unwrap();
+    // One is under way, one waits; of four at once at least two are too many.
+    let asked: Vec<_> = (2..=5)
+        .map(|user| {
+            let (api, path) = (api.clone(), format!("/api/coupon/{coupon}/issue"));
+            tokio::spawn(async move { api.post(&path, json!({ "userId": user })).await })
+        })
+        .collect();
+    let refused = async {
+        while api.state.ops.metrics.in_flight.get() > 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, refused).await.expect("the others are not kept waiting");
+    sqlx::query("rollback").execute(&mut other).await.unwrap();
+    let answers = futures::future::join_all(asked).await;
+    let answers: Vec<_> = answers.into_iter().map(|answer| answer.unwrap()).collect();
+    let count = |status: u16| answers.iter().filter(|answer| answer.status.as_u16() == status).count();
+    assert!(count(429) >= 2, "{answers:?}");
+    assert_eq!(count(201) + count(429), 4, "{answers:?}");
+    let refused = answers.iter().find(|answer| answer.status.as_u16() == 429).unwrap();
+    assert_eq!(refused.header("retry-after"), "1");
+    let stock = api.get(&format!("/api/coupon/{coupon}/stock")).await;
+    assert_eq!(stock.json["admitted"], stock.json["issued"], "no seat stays taken: {stock:?}");
 }
 
 #[tokio::test]

@@ -27,7 +27,8 @@ pub struct Api {
     pub router: Router,
     /// What handlers share.
     pub state: Arc<ApiState>,
-    _directory: tempfile::TempDir,
+    /// Where ledger and log lie.
+    pub directory: tempfile::TempDir,
 }
 
 /// One answer.
@@ -76,7 +77,7 @@ impl Api {
             readiness: Arc::new(|| Box::pin(async { vec![Check::new("ledger", Ok(()))] })),
         });
         let state = Arc::new(ApiState { service: Arc::new(service), admin, ops: ops.clone() });
-        Self { router: router(ops, Some(state.clone())), state, _directory: directory }
+        Self { router: router(ops, Some(state.clone())), state, directory }
     }
 
     /// Sends a request and reads the answer.

@@ -60,6 +60,48 @@ async fn every_reference_resolves_and_every_operation_is_described() {
     }
 }
 
+/// A reader sees a whole example of every body and of every refusal, and those are what the server really says.
+#[tokio::test]
+async fn every_body_and_every_refusal_has_an_example() {
+    let document = Api::new().await.get("/openapi.json").await.json;
+    let schemas = &document["components"]["schemas"];
+    let mut codes = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let bodies = operation["requestBody"]["content"].as_object().into_iter().flatten();
+            for (_, content) in bodies {
+                let name = content["schema"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+                assert!(schemas[name]["example"].is_object(), "{method} {path}: {name} has no example");
+            }
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                let place = format!("{method} {path} {status}");
+                let Some(problem) = response["content"].get("application/problem+json") else { continue };
+                let examples =
+                    problem["examples"].as_object().unwrap_or_else(|| panic!("{place}: no example"));
+                let description = response["description"].as_str().unwrap();
+                for code in
+                    description.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| w.starts_with("CP"))
+                {
+                    let shown = &examples[code]["value"];
+                    assert_eq!(shown["errorCode"], code, "{place}");
+                    codes.insert(code.to_owned());
+                }
+                for example in examples.values() {
+                    assert_eq!(example["value"]["status"].to_string(), *status, "{place}: {example}");
+                }
+            }
+        }
+    }
+    let all: BTreeSet<String> = (1..=15).map(|number| format!("CP{number:03}")).collect();
+    assert_eq!(codes, all, "every code of the contract is documented where it is answered");
+    for name in ["Coupon", "UserCoupon", "Stock"] {
+        let (schema, example) = (&schemas[name], schemas[name]["example"].as_object().unwrap());
+        assert!(example.keys().all(|field| schema["properties"].get(field).is_some()), "{name}: {example:?}");
+        let required = schema["required"].as_array().unwrap().iter().filter_map(Value::as_str);
+        assert_eq!(required.filter(|field| !example.contains_key(*field)).count(), 0, "{name}: {example:?}");
+    }
+}
+
 /// The examples of the document are accepted by the server they describe.
 #[tokio::test]
 async fn examples_of_request_bodies_work() {

@@ -81,8 +81,8 @@ impl RedisGate {
         };
         Ok(Self {
             server,
-            admissions: Batcher::start(in_flight_max, Arc::new(admit)),
-            confirmations: Batcher::start(in_flight_max, Arc::new(confirm)),
+            admissions: Batcher::new(in_flight_max, Arc::new(admit)),
+            confirmations: Batcher::new(in_flight_max, Arc::new(confirm)),
         })
     }
 }
