@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use crate::{private_redis::PrivateRedis, service};
+use crate::service;
 
 /// Addresses of one Kafka, one Redis and one Postgres.
 pub struct Services {
@@ -33,16 +33,6 @@ impl Services {
             redis: service("SLUICE_TEST_REDIS")?,
             postgres: service("SLUICE_TEST_POSTGRES")?,
             redis_is_proxied: false,
-            run: None,
-        })
-    }
-
-    /// The shared ones, but for a Redis of the test's own: whoever looks at keys must be alone with them.
-    pub fn with_redis(redis: &PrivateRedis) -> Option<Self> {
-        Some(Self {
-            kafka: service("SLUICE_TEST_KAFKA")?,
-            redis: redis.url(),
-            postgres: service("SLUICE_TEST_POSTGRES")?,
             run: None,
         })
     }
