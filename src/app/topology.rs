@@ -1,5 +1,7 @@
 //! `sluice topology`: check, test and look at topology files, without a log or a service.
 
+use std::io::IsTerminal;
+
 use super::streams::files;
 use crate::{
     cli::{Failure, TopologyCommand},
@@ -50,10 +52,8 @@ fn test(names: &[String]) -> Result<(), Failure> {
             }
             failed += 1;
             println!("FAILED  {}: {}", topology.name, outcome.name);
-            for failure in &outcome.failures {
-                for line in failure.lines() {
-                    println!("          {line}");
-                }
+            for line in outcome.lines(std::io::stdout().is_terminal()) {
+                println!("          {line}");
             }
         }
     }

@@ -16,6 +16,9 @@ mod operator;
 mod streams_runtime;
 mod topologies;
 mod topologies_runtime;
+mod topology_format;
+mod topology_fuzz;
+mod topology_windows;
 mod verify;
 
 #[path = "../contract/mod.rs"]

@@ -8,21 +8,37 @@ use sluice::streams::{
 };
 
 fn shipped() -> Vec<(PathBuf, String)> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/topologies");
+    let files = files_in("topologies");
+    assert!(files.len() >= 2, "the topologies are gone: {files:?}");
+    read(files)
+}
+
+/// The examples, which are no part of the service.
+fn examples() -> Vec<(PathBuf, String)> {
+    let files = files_in("topologies/examples");
+    assert!(files.len() >= 7, "the examples are gone: {files:?}");
+    read(files)
+}
+
+fn files_in(folder: &str) -> Vec<PathBuf> {
+    let folder = format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"));
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| {
         let name = path.to_string_lossy();
         name.ends_with(".toml") && !name.ends_with(".test.toml")
     });
     files.sort();
-    assert!(files.len() >= 2, "the topologies are gone: {files:?}");
+    files
+}
+
+fn read(files: Vec<PathBuf>) -> Vec<(PathBuf, String)> {
     files.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
 #[test]
-fn the_tests_beside_the_shipped_topologies_hold() {
+fn the_tests_beside_the_topologies_hold() {
     let mut failures = Vec::new();
-    for (path, text) in shipped() {
+    for (path, text) in shipped().into_iter().chain(examples()) {
         let tests = path.with_extension("test.toml");
         let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
         let test_text = fs::read_to_string(&tests).expect("every shipped topology has tests beside it");

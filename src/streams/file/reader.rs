@@ -3,7 +3,10 @@
 //! A [`Section`] hands out a table's keys one by one and, when it is done, reports those that nobody asked for, with what was probably meant.
 //! What must always hold: no key of a file is ignored, and every value knows its bytes in the file.
 
-use std::{cell::RefCell, ops::Range};
+use std::{
+    cell::{Cell, RefCell},
+    ops::Range,
+};
 
 use toml_edit::{Item, TableLike, Value};
 
@@ -80,6 +83,7 @@ pub struct Section<'a> {
     pub span: Range<usize>,
     diagnostics: &'a RefCell<Diagnostics>,
     asked: RefCell<Vec<&'static str>>,
+    all_asked: Cell<bool>,
 }
 
 impl<'a> Section<'a> {
@@ -90,7 +94,7 @@ impl<'a> Section<'a> {
         span: Range<usize>,
         diagnostics: &'a RefCell<Diagnostics>,
     ) -> Self {
-        Self { table, what, span, diagnostics, asked: RefCell::default() }
+        Self { table, what, span, diagnostics, asked: RefCell::default(), all_asked: Cell::new(false) }
     }
 
     /// Reports a mistake.
@@ -328,11 +332,16 @@ impl<'a> Section<'a> {
         self.item(key)
     }
 
+    /// Whatever the section holds, none of it is to be reported as unknown.
+    pub fn ask_for_all(&self) {
+        self.all_asked.set(true);
+    }
+
     /// Reports every key that was not asked for. Call when the section is read.
     pub fn finish(self) {
         let asked = self.asked.borrow();
         for (key, _) in self.table.iter() {
-            if asked.contains(&key) {
+            if self.all_asked.get() || asked.contains(&key) {
                 continue;
             }
             let diagnostic = Diagnostic::new(self.key_span(key), format!("{} has no key `{key}`", self.what));

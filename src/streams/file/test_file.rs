@@ -1,6 +1,6 @@
 //! Test files beside topology files (`*.test.toml`): what is sent, what is expected. The running is the test driver's.
 //!
-//! Times are short: `"00:01:10"` is that time on the first day of a test, `"1d 00:00:05"` on the next; RFC 3339 stands for itself. What must
+//! `{ restart = true }` among what is sent stops the application and starts it on an empty disk. Times are short: `"00:01:10"` is that time on the first day of a test, `"1d 00:00:05"` on the next; RFC 3339 stands for itself. What must
 //! always hold: a test file has no key that is ignored, and mistakes are shown as those of topology files.
 
 use std::cell::RefCell;
@@ -32,8 +32,8 @@ pub struct TestCase {
     pub expect: Vec<Expected>,
     /// How many records a topic must have got in all.
     pub counts: Vec<(String, i64)>,
-    /// Records that nodes dropped: node, reason, how many.
-    pub dropped: Vec<(String, &'static str, i64)>,
+    /// Records that nodes dropped: node, reason (`None`: whatever), how many.
+    pub dropped: Vec<(String, Option<&'static str>, i64)>,
 }
 
 /// Something that happens in a test.
@@ -49,11 +49,24 @@ pub enum Action {
         now: Option<i64>,
         /// Key.
         key: Option<String>,
-        /// Value: JSON, or any text.
-        value: Result<Json, String>,
+        /// Value.
+        value: Payload,
     },
     /// Silent inputs vouch for this time.
     Advance(i64),
+    /// The application stops and starts on an empty disk: what is in its changelogs survives.
+    Restart,
+}
+
+/// The value of a record.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// JSON.
+    Json(Json),
+    /// Any text.
+    Raw(String),
+    /// None: the row of the key is deleted.
+    Deletion,
 }
 
 /// A record that must come out.
@@ -64,7 +77,7 @@ pub struct Expected {
     /// Key; `…` stands for any text.
     pub key: Option<String>,
     /// Members that the value must have, or its whole text.
-    pub value: Option<Result<Json, String>>,
+    pub value: Option<Payload>,
     /// Headers that it must have.
     pub headers: Vec<(String, String)>,
 }
@@ -116,17 +129,12 @@ fn read_case(section: &Section<'_>) -> Option<TestCase> {
         expected.finish();
     }
     let counts = section.numbers("counts");
-    let late = section.numbers("late").into_iter().map(|(node, count)| (node, "late", count));
-    let duplicates =
-        section.numbers("duplicates").into_iter().map(|(node, count)| (node, "duplicate", count));
-    let dropped = late.chain(duplicates).collect();
-    if error.is_none()
-        && expect.is_empty()
-        && counts.is_empty()
-        && !section.has("late")
-        && !section.has("duplicates")
-    {
-        section.missing("expect", "a test without an expectation cannot fail: write `expect`, `counts`, `late`, `duplicates` or `error`");
+    let mut dropped = Vec::new();
+    for (key, reason) in [("late", Some("late")), ("duplicates", Some("duplicate")), ("dropped", None)] {
+        dropped.extend(section.numbers(key).into_iter().map(|(node, count)| (node, reason, count)));
+    }
+    if error.is_none() && expect.is_empty() && counts.is_empty() && dropped.is_empty() {
+        section.missing("expect", "a test without an expectation cannot fail: write `expect`, `counts`, `late`, `duplicates`, `dropped` or `error`");
     }
     Some(TestCase { name: name?.value, patch, error, send, expect, counts, dropped })
 }
@@ -135,21 +143,42 @@ fn read_action(section: &Section<'_>) -> Option<Action> {
     if section.has("advance") {
         return read_time(section, "advance").map(Action::Advance);
     }
-    let to = section.required_text("to", "write `to = \"source\"`, or `advance = \"00:01:00\"`")?;
+    if section.has("restart") {
+        if section.boolean("restart").is_some_and(|restart| !restart.value) {
+            section.report(
+                Diagnostic::new(section.key_span("restart"), "`restart = false` does nothing")
+                    .help("leave it out"),
+            );
+        }
+        return Some(Action::Restart);
+    }
+    let to = section
+        .required_text("to", "write `to = \"source\"`, `advance = \"00:01:00\"` or `restart = true`")?;
     let (at, now) = (read_time(section, "at"), read_time(section, "now"));
     let key = section.text("key").map(|key| key.value);
     let value = read_value(section);
-    if value.is_none() && !section.has("value") && !section.has("raw") {
-        section.missing("value", "write `value = { … }`, or `raw = \"…\"` for bytes that are no JSON");
+    if value.is_none() && !["value", "raw", "delete"].iter().any(|key| section.has(key)) {
+        section.missing(
+            "value",
+            "write `value = { … }`, `raw = \"…\"` for bytes that are no JSON, or `delete = true`",
+        );
     }
     Some(Action::Send { to: to.value, at, now, key, value: value? })
 }
 
-fn read_value(section: &Section<'_>) -> Option<Result<Json, String>> {
-    if let Some(raw) = section.text("raw") {
-        return Some(Err(raw.value));
+fn read_value(section: &Section<'_>) -> Option<Payload> {
+    // All are asked for, so that each is a known key.
+    let (raw, value, delete) = (section.text("raw"), section.any("value"), section.boolean("delete"));
+    if delete.is_some_and(|delete| delete.value) {
+        if raw.is_some() || value.is_some() {
+            section.report(
+                Diagnostic::new(section.key_span("delete"), "a deletion has no value")
+                    .help("write `key`, and no `value`"),
+            );
+        }
+        return Some(Payload::Deletion);
     }
-    section.any("value").map(|item| Ok(to_json(item)))
+    raw.map(|raw| Payload::Raw(raw.value)).or_else(|| value.map(|item| Payload::Json(to_json(item))))
 }
 
 fn read_time(section: &Section<'_>, key: &'static str) -> Option<i64> {

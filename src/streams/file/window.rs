@@ -1,65 +1,147 @@
-//! Tumbling windows: aligned to the epoch, or to the days of a time zone.
+//! Windows: aligned to the epoch or to the days of a time zone (tumbling, hopping), or made by the records in them (sliding, session).
 //!
-//! What must always hold: every moment is in exactly one window, and windows follow each other without a gap; in a zone a day has the 23
-//! to 25 hours that its clocks gave it.
+//! What must always hold: every moment is in as many aligned windows as the length holds steps (in one where they tumble), and
+//! they follow each other without a gap; in a zone a day has the 23 to 25 hours that its clocks gave it.
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use smallvec::SmallVec;
 
 const MS_PER_DAY: i64 = 86_400_000;
+
+/// The most windows that one record may be in.
+pub const OVERLAP_MAX: i64 = 1_000;
+
+/// Starts of windows.
+pub type Starts = SmallVec<[i64; 8]>;
 
 /// A way to cut time into windows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Windows {
-    /// Of equal length, the first begins at the epoch.
+    /// Of equal length, one at every multiple of the step since the epoch.
     Fixed {
         /// Length, ms.
         size_ms: i64,
+        /// From one start to the next, ms; the length where windows tumble.
+        step_ms: i64,
     },
     /// Whole days of a zone, counted from 1970-01-01 there.
     Days {
         /// Days per window.
         days: i64,
+        /// Days from one start to the next.
+        step: i64,
         /// The zone.
         zone: TimeZone,
+    },
+    /// All that lie no further apart than this; both ends belong to the window.
+    Sliding {
+        /// Length, ms.
+        size_ms: i64,
+    },
+    /// Records of one key without a longer silence between them; both ends belong to the window.
+    Session {
+        /// The longest silence within a session, ms.
+        gap_ms: i64,
     },
 }
 
 impl Windows {
-    /// The start of the window that a moment is in. Moments before the epoch are in windows before it.
+    /// Windows of equal length that follow each other.
+    pub fn tumbling(size_ms: i64) -> Self {
+        Windows::Fixed { size_ms, step_ms: size_ms }
+    }
+
+    /// Whether windows begin at times that the clock knows beforehand.
+    pub fn is_aligned(&self) -> bool {
+        matches!(self, Windows::Fixed { .. } | Windows::Days { .. })
+    }
+
+    /// The start of the newest window that a moment is in (of sliding windows and sessions: that may begin there). Moments before
+    /// the epoch are in windows before it.
     pub fn start_of(&self, ms: i64) -> i64 {
         match self {
-            Windows::Fixed { size_ms } => ms - ms.rem_euclid(*size_ms),
-            Windows::Days { days, zone } => {
+            Windows::Fixed { step_ms, .. } => ms - ms.rem_euclid(*step_ms),
+            Windows::Days { step, zone, .. } => {
                 let Some(day) = day_number(ms, zone) else { return ms - ms.rem_euclid(MS_PER_DAY) };
-                day_start(day - day.rem_euclid(*days), zone)
+                day_start(day - day.rem_euclid(*step), zone)
             }
+            Windows::Sliding { .. } | Windows::Session { .. } => ms,
         }
     }
 
-    /// The end (exclusive) of the window that begins at `start`.
+    /// The starts of all aligned windows that a moment is in, oldest first.
+    pub fn starts_of(&self, ms: i64) -> Starts {
+        let newest = self.start_of(ms);
+        let mut starts = Starts::new();
+        match self {
+            Windows::Fixed { size_ms, step_ms } => {
+                let mut start = newest;
+                while start.saturating_add(*size_ms) > ms {
+                    starts.push(start);
+                    start = start.saturating_sub(*step_ms);
+                }
+            }
+            Windows::Days { days, step, zone } if step < days => {
+                if let Some(day) = day_number(ms, zone) {
+                    let mut first = day - day.rem_euclid(*step);
+                    while first + days > day {
+                        starts.push(day_start(first, zone));
+                        first -= step;
+                    }
+                } else {
+                    starts.push(newest);
+                }
+            }
+            _ => starts.push(newest),
+        }
+        starts.reverse();
+        starts
+    }
+
+    /// The smallest start of a window that holds something at or after the moment: everything that begins before is over.
+    pub fn first_open(&self, ms: i64) -> i64 {
+        match self {
+            Windows::Sliding { size_ms } => ms.saturating_sub(*size_ms),
+            Windows::Session { gap_ms } => ms.saturating_sub(*gap_ms),
+            _ => self.starts_of(ms)[0],
+        }
+    }
+
+    /// The first moment after the window that begins at `start`; a session's end is not told by its start.
     pub fn end_of(&self, start: i64) -> i64 {
         match self {
-            Windows::Fixed { size_ms } => start.saturating_add(*size_ms),
-            Windows::Days { days, zone } => match day_number(start, zone) {
+            Windows::Fixed { size_ms, .. } => start.saturating_add(*size_ms),
+            Windows::Days { days, zone, .. } => match day_number(start, zone) {
                 Some(day) => day_start(day + days, zone),
                 None => start.saturating_add(days * MS_PER_DAY),
             },
+            Windows::Sliding { size_ms } => start.saturating_add(*size_ms).saturating_add(1),
+            Windows::Session { .. } => start,
         }
     }
 
-    /// The usual length, ms.
+    /// What a result shows as the window's end: where aligned the first moment after it, else the last within it.
+    pub fn shown_end(&self, start: i64) -> i64 {
+        match self {
+            Windows::Sliding { size_ms } => start.saturating_add(*size_ms),
+            _ => self.end_of(start),
+        }
+    }
+
+    /// The usual length, ms; of sessions the gap.
     pub fn size_ms(&self) -> i64 {
         match self {
-            Windows::Fixed { size_ms } => *size_ms,
+            Windows::Fixed { size_ms, .. } | Windows::Sliding { size_ms } => *size_ms,
             Windows::Days { days, .. } => days * MS_PER_DAY,
+            Windows::Session { gap_ms } => *gap_ms,
         }
     }
 
     /// The zone's name, where there is one.
     pub fn zone(&self) -> Option<&str> {
         match self {
-            Windows::Fixed { .. } => None,
             Windows::Days { zone, .. } => zone.iana_name(),
+            _ => None,
         }
     }
 }
@@ -90,7 +172,7 @@ mod tests {
     };
 
     fn days(zone: &str) -> Windows {
-        Windows::Days { days: 1, zone: TimeZone::get(zone).unwrap() }
+        Windows::Days { days: 1, step: 1, zone: TimeZone::get(zone).unwrap() }
     }
 
     #[test]
@@ -126,14 +208,34 @@ mod tests {
         #[test]
         fn every_moment_is_in_one_window(ms in -2_000_000_000_000_i64..4_000_000_000_000, zone in proptest::sample::select(vec!["Asia/Seoul", "Europe/Berlin", "America/Sao_Paulo", "Pacific/Apia"]), count in 1..8_i64) {
             for windows in [
-                Windows::Fixed { size_ms: count * 61_000 },
-                Windows::Days { days: count, zone: TimeZone::get(zone).unwrap() },
+                Windows::tumbling(count * 61_000),
+                Windows::Days { days: count, step: count, zone: TimeZone::get(zone).unwrap() },
             ] {
                 let start = windows.start_of(ms);
                 let end = windows.end_of(start);
                 prop_assert!(start <= ms && ms < end, "{windows:?}: {start} {ms} {end}");
                 prop_assert_eq!(windows.start_of(end), end);
                 prop_assert_eq!(windows.start_of(end - 1), start);
+                prop_assert_eq!(windows.starts_of(ms).to_vec(), vec![start]);
+                prop_assert_eq!(windows.first_open(ms), start);
+            }
+        }
+
+        #[test]
+        fn every_moment_is_in_the_hopping_windows_that_hold_it(ms in -2_000_000_000_000_i64..4_000_000_000_000, step in 1..5_i64, more in 0..9_i64, zone in proptest::sample::select(vec!["Asia/Seoul", "Europe/Berlin", "America/Sao_Paulo"])) {
+            let length = step + more;
+            for windows in [
+                Windows::Fixed { size_ms: length * 61_000, step_ms: step * 61_000 },
+                Windows::Days { days: length, step, zone: TimeZone::get(zone).unwrap() },
+            ] {
+                let starts = windows.starts_of(ms);
+                prop_assert!(starts.windows(2).all(|pair| pair[0] < pair[1]));
+                prop_assert!(starts.iter().all(|start| *start <= ms && ms < windows.end_of(*start)));
+                prop_assert_eq!(*starts.last().unwrap(), windows.start_of(ms));
+                // The window before the first is over, and nothing that holds the moment is left out.
+                let before = windows.start_of(starts[0] - 1);
+                prop_assert!(windows.end_of(before) <= ms);
+                prop_assert_eq!(windows.first_open(ms), starts[0]);
             }
         }
     }

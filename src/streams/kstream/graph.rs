@@ -333,37 +333,8 @@ impl Graph {
         self.optimized = Some(self.nodes.len());
         self.nodes.iter_mut().for_each(|node| node.written = false);
         let mut topology = TopologyBuilder::new();
-        let mut queue = BinaryHeap::from([Reverse((0, ROOT))]);
-        while let Some(Reverse((_, id))) = queue.pop() {
-            let node = &self.nodes[id];
-            if node.written || !node.parents.iter().all(|parent| self.nodes[*parent].written) {
-                continue;
-            }
-            let parents: Vec<&str> = node
-                .parents
-                .iter()
-                .filter(|parent| **parent != ROOT)
-                .map(|parent| self.nodes[*parent].name.as_str())
-                .collect();
-            match &node.kind {
-                NodeKind::Root => {}
-                NodeKind::StreamSource(source) => source.write(&node.name, &mut topology)?,
-                NodeKind::Repartition(repartition) => repartition.write(&mut topology, &parents)?,
-                NodeKind::Other(write) => write(&mut topology, &parents)?,
-            }
-            self.nodes[id].written = true;
-            for child in &self.nodes[id].children {
-                queue.push(Reverse((self.nodes[*child].build_priority, *child)));
-            }
-        }
-        for name in &self.internal_topics {
-            topology.add_repartition_topic(name, None);
-        }
-        for group in &self.copartitioned {
-            let sources: Vec<&str> =
-                group.iter().map(String::as_str).filter(|name| topology.has_node(name)).collect();
-            topology.copartition_sources(&sources)?;
-        }
+        self.write_nodes(&mut topology)?;
+        self.write_topics(&mut topology)?;
         if !self.config.caching {
             topology.disable_caching();
         }
@@ -377,6 +348,65 @@ impl Graph {
             topology.refuse_generated_names()?;
         }
         topology.build(application_id)
+    }
+
+    /// Adds to a topology what has come since the last time.
+    pub fn write_new(&mut self, topology: &mut TopologyBuilder) -> Result<()> {
+        if let Some(error) = self.errors.drain(..).next() {
+            return Err(error);
+        }
+        self.write_nodes(topology)?;
+        self.write_topics(topology)?;
+        self.internal_topics.clear();
+        self.copartitioned.clear();
+        Ok(())
+    }
+
+    /// Writes nodes that are not written yet, parents first.
+    fn write_nodes(&mut self, topology: &mut TopologyBuilder) -> Result<()> {
+        // A node that an optimisation has cut off has no parent, and is none of the topology's.
+        let ready = |(id, node): &(usize, &GraphNode)| {
+            let hangs = *id == ROOT || !node.parents.is_empty();
+            !node.written && hangs && node.parents.iter().all(|parent| self.nodes[*parent].written)
+        };
+        let first = self.nodes.iter().enumerate().filter(ready);
+        let mut queue: BinaryHeap<_> = first.map(|(id, node)| Reverse((node.build_priority, id))).collect();
+        while let Some(Reverse((_, id))) = queue.pop() {
+            let node = &self.nodes[id];
+            if node.written || !node.parents.iter().all(|parent| self.nodes[*parent].written) {
+                continue;
+            }
+            let parents: Vec<&str> = node
+                .parents
+                .iter()
+                .filter(|parent| **parent != ROOT)
+                .map(|parent| self.nodes[*parent].name.as_str())
+                .collect();
+            match &node.kind {
+                NodeKind::Root => {}
+                NodeKind::StreamSource(source) => source.write(&node.name, topology)?,
+                NodeKind::Repartition(repartition) => repartition.write(topology, &parents)?,
+                NodeKind::Other(write) => write(topology, &parents)?,
+            }
+            self.nodes[id].written = true;
+            for child in &self.nodes[id].children {
+                queue.push(Reverse((self.nodes[*child].build_priority, *child)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Declares internal topics, and which sources must have equal partition counts.
+    fn write_topics(&self, topology: &mut TopologyBuilder) -> Result<()> {
+        for name in &self.internal_topics {
+            topology.add_repartition_topic(name, None);
+        }
+        for group in &self.copartitioned {
+            let sources: Vec<&str> =
+                group.iter().map(String::as_str).filter(|name| topology.has_node(name)).collect();
+            topology.copartition_sources(&sources)?;
+        }
+        Ok(())
     }
 }
 

@@ -220,11 +220,12 @@ impl TopologyTestDriver {
         self.dropped_by_task().values().sum()
     }
 
-    /// Records dropped so far by one node for one reason (a label of the `dropped-records` metric).
-    pub fn dropped_by(&self, node: &str, reason: &str) -> u64 {
+    /// Records dropped so far by one node, for one reason (a label of the `dropped-records` metric) or whatever it was.
+    pub fn dropped_by<'a>(&self, node: &str, reason: impl Into<Option<&'a str>>) -> u64 {
+        let reason = reason.into();
         let dropped = self.dropped_by_task().into_iter();
         dropped
-            .filter(|((_, at, why), _)| &**at == node && why.as_str() == reason)
+            .filter(|((_, at, why), _)| &**at == node && reason.is_none_or(|reason| why.as_str() == reason))
             .map(|(_, count)| count)
             .sum()
     }
@@ -232,6 +233,15 @@ impl TopologyTestDriver {
     /// Records dropped so far, by task, node and reason.
     pub fn dropped_by_task(&self) -> BTreeMap<(TaskId, Arc<str>, DropReason), u64> {
         self.0.borrow().dropped()
+    }
+
+    /// Stops the application cleanly and starts it again on an empty disk: state comes back from its changelogs, clocks and positions
+    /// from what was committed. Records dropped so far stay counted.
+    ///
+    /// # Errors
+    /// What would stop the application from starting.
+    pub fn restart(&self) -> Result<()> {
+        self.0.borrow_mut().restart()
     }
 
     /// Closes the processors. Nothing is emitted.

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use super::{DriverOptions, TopologyTestDriver};
+use super::{DriverOptions, Partitions, TopologyTestDriver};
 use crate::streams::{
     error::{Result, StreamsError},
     file::{
-        LoadError, Plan, Processors, load, plan,
-        plan::Operator,
-        test_file::{Action, DAY_ZERO_MS, Expected, TestCase, parse_tests, short_time},
+        LoadError, Plan, Processors, load,
+        parse::{Format, Role},
+        plan,
+        plan::{Operator, PlanNode, SourcePlan},
+        test_file::{Action, DAY_ZERO_MS, Expected, Payload, TestCase, parse_tests, short_time},
         time::{format_timestamp, parse_timestamp},
     },
     record::{Headers, ProducerRecord, Timestamp},
@@ -95,6 +97,8 @@ impl Run {
         let mut options = DriverOptions { wall_clock_ms: DAY_ZERO_MS, ..DriverOptions::default() };
         // Time in a test is event time: who is silent vouches for the clock at once, not after a while of waiting.
         options.config.idle_close_ms = loaded.idle_close_ms.map(|_| 0);
+        // Tasks are apart, as in production: what one sends at the close of its windows reaches the next before its clock does.
+        options.partitions = Some(Partitions::each(1));
         let driver = TopologyTestDriver::with_options(loaded.topology, options)?;
         Ok(Self { driver, plan, sinks: loaded.sink_topics })
     }
@@ -103,6 +107,7 @@ impl Run {
         for action in actions {
             match action {
                 Action::Advance(time) => self.driver.advance_wall_clock_to(*time)?,
+                Action::Restart => self.driver.restart()?,
                 Action::Send { to, at, now, key, value } => {
                     self.send(to, *at, *now, key.as_deref(), value)?;
                 }
@@ -117,23 +122,24 @@ impl Run {
         at: Option<Timestamp>,
         now: Option<Timestamp>,
         key: Option<&str>,
-        value: &std::result::Result<Json, String>,
+        value: &Payload,
     ) -> Result<()> {
         let source = self.plan.nodes.iter().find_map(|node| match &node.operator {
-            Operator::Source { topic, time, .. } if node.name == to => {
-                Some((topic.clone(), time.map(|slot| node.columns[slot].name.clone())))
-            }
+            Operator::Source(source) if node.name == to => Some((node, source)),
             _ => None,
         });
-        let Some((topic, time_field)) = source else {
-            return Err(StreamsError::Topology(format!("the file has no source `{to}`")));
+        let Some((node, source)) = source else {
+            return Err(StreamsError::Topology(format!("the file has no source or table of a topic `{to}`")));
         };
         let at = at.unwrap_or_else(|| self.driver.now());
         self.driver.advance_wall_clock_to(now.unwrap_or(at))?;
+        let key = key.map(|key| key.as_bytes().to_vec()).or_else(|| key_in_value(node, source, value));
         let bytes = match value {
-            Err(raw) => raw.clone().into_bytes(),
-            Ok(json) => {
+            Payload::Deletion => None,
+            Payload::Raw(raw) => Some(raw.clone().into_bytes()),
+            Payload::Json(json) => {
                 let mut json = json.clone();
+                let time_field = source.time.map(|slot| node.columns[slot].name.clone());
                 if let (Some(field), Some(members)) = (time_field, json.as_object_mut()) {
                     let time = || Json::from(format_timestamp(at));
                     match members.get_mut(&field) {
@@ -147,14 +153,18 @@ impl Run {
                         }
                     }
                 }
-                json.to_string().into_bytes()
+                Some(match (&json, source.format) {
+                    // A raw topic has the value itself, not JSON of it.
+                    (Json::String(text), Format::Raw) => text.clone().into_bytes(),
+                    _ => json.to_string().into_bytes(),
+                })
             }
         };
         self.driver.pipe_record(ProducerRecord {
-            topic: topic.into(),
+            topic: source.topic.as_str().into(),
             partition: None,
-            key: key.map(|key| key.as_bytes().to_vec().into()),
-            value: Some(bytes.into()),
+            key: key.map(Into::into),
+            value: bytes.map(Into::into),
             timestamp: Some(at),
             headers: Headers::EMPTY,
         })
@@ -186,13 +196,35 @@ impl Run {
             }
         }
         for (node, reason, count) in &case.dropped {
-            let found = self.driver.dropped_by(node, reason) as i64;
-            if found != *count {
-                failures.push(format!("`{node}` dropped {found} records as {reason}, not {count}"));
+            if !self.plan.nodes.iter().any(|known| known.name == *node) {
+                failures.push(format!("the file has no node `{node}`"));
+                continue;
+            }
+            // Operators that have two sides are two nodes of the engine.
+            let parts = ["", "-left", "-right", "-source", "-partial"].map(|part| format!("{node}{part}"));
+            let found: u64 = parts.iter().map(|part| self.driver.dropped_by(part, *reason)).sum();
+            if found as i64 != *count {
+                let why = reason.map(|reason| format!(" as {reason}")).unwrap_or_default();
+                failures.push(format!("`{node}` dropped {found} records{why}, not {count}"));
             }
         }
         failures
     }
+}
+
+/// The key of a table's record as its fields tell it, so that a test need not write it twice.
+fn key_in_value(node: &PlanNode, source: &SourcePlan, value: &Payload) -> Option<Vec<u8>> {
+    let Payload::Json(Json::Object(members)) = value else { return None };
+    if source.role == Role::Stream {
+        return None;
+    }
+    let parts: Vec<&Json> =
+        source.key.iter().map(|slot| members.get(&node.columns[*slot].name)).collect::<Option<_>>()?;
+    Some(match parts[..] {
+        [Json::String(text)] => text.clone().into_bytes(),
+        [one] => one.to_string().into_bytes(),
+        _ => serde_json::to_vec(&parts).ok()?,
+    })
 }
 
 fn matches(expected: &Expected, record: &ProducerRecord) -> bool {
@@ -205,8 +237,11 @@ fn matches(expected: &Expected, record: &ProducerRecord) -> bool {
     let bytes = record.value.as_deref().unwrap_or_default();
     let value_fits = match &expected.value {
         None => true,
-        Some(Err(raw)) => fits(raw, &String::from_utf8_lossy(bytes)),
-        Some(Ok(wanted)) => serde_json::from_slice::<Json>(bytes).is_ok_and(|found| contains(&found, wanted)),
+        Some(Payload::Deletion) => record.value.is_none(),
+        Some(Payload::Raw(raw)) => fits(raw, &String::from_utf8_lossy(bytes)),
+        Some(Payload::Json(wanted)) => {
+            serde_json::from_slice::<Json>(bytes).is_ok_and(|found| contains(&found, wanted))
+        }
     };
     key_fits && headers_fit && value_fits
 }
@@ -249,8 +284,9 @@ fn missing(expected: &Expected, records: &[ProducerRecord], from: usize) -> Stri
         wanted.push_str(&format!(" key {key}"));
     }
     match &expected.value {
-        Some(Ok(value)) => wanted.push_str(&format!(" value {value}")),
-        Some(Err(raw)) => wanted.push_str(&format!(" value {raw}")),
+        Some(Payload::Json(value)) => wanted.push_str(&format!(" value {value}")),
+        Some(Payload::Raw(value)) => wanted.push_str(&format!(" value {value}")),
+        Some(Payload::Deletion) => wanted.push_str(" a deletion"),
         None => {}
     }
     for (name, value) in &expected.headers {
@@ -260,7 +296,70 @@ fn missing(expected: &Expected, records: &[ProducerRecord], from: usize) -> Stri
     if records.len() == from {
         return format!("topic `{topic}` has no further record; wanted{wanted}");
     }
-    format!("topic `{topic}` has no record with{wanted}; it has:{}", list(&records[from..]))
+    let nearest = nearest(expected, &records[from..]).unwrap_or_default();
+    format!("topic `{topic}` has no record with{wanted}; it has:{}{nearest}", list(&records[from..]))
+}
+
+/// What tells the wanted record from the one that is most like it.
+fn nearest(expected: &Expected, records: &[ProducerRecord]) -> Option<String> {
+    let Some(Payload::Json(wanted @ Json::Object(_))) = &expected.value else { return None };
+    let candidates = records.iter().filter_map(|record| {
+        let found: Json = serde_json::from_slice(record.value.as_deref()?).ok()?;
+        let found = as_wanted(&found, wanted);
+        let (wanted, found) = (format!("{wanted:#}\n"), format!("{found:#}\n"));
+        let diff = similar::TextDiff::from_lines(wanted.as_str(), found.as_str());
+        let key = record.key.as_deref().map(String::from_utf8_lossy).unwrap_or("null".into());
+        Some((
+            diff.ratio(),
+            format!("\nthe nearest has key {key}, and (- wanted, + found)"),
+            diff_lines(&diff),
+        ))
+    });
+    // Of equally near ones the first: it is where the reader looks first.
+    let best = candidates.reduce(|best, next| if next.0 > best.0 { next } else { best })?;
+    Some(format!("{}{}", best.1, best.2))
+}
+
+fn diff_lines(diff: &similar::TextDiff<'_, '_, str>) -> String {
+    let mut lines = String::new();
+    for change in diff.iter_all_changes() {
+        let sign = match change.tag() {
+            similar::ChangeTag::Delete => '-',
+            similar::ChangeTag::Insert => '+',
+            similar::ChangeTag::Equal => ' ',
+        };
+        lines.push_str(&format!("\n{sign} {}", change.value().trim_end()));
+    }
+    lines
+}
+
+/// The members of a value that are wanted; those that fit as they are wanted, so that they do not show as a difference.
+fn as_wanted(found: &Json, wanted: &Json) -> Json {
+    if contains(found, wanted) {
+        return wanted.clone();
+    }
+    match (found, wanted) {
+        (Json::Object(found), Json::Object(wanted)) => wanted
+            .iter()
+            .filter_map(|(name, wanted)| Some((name.clone(), as_wanted(found.get(name)?, wanted))))
+            .collect(),
+        _ => found.clone(),
+    }
+}
+
+impl TestOutcome {
+    /// The failures as lines for a person; with colours what was wanted is red and what came instead green.
+    pub fn lines(&self, colour: bool) -> Vec<String> {
+        let paint = |line: &str| {
+            let code = match line.as_bytes() {
+                [b'-', b' ', ..] => "31",
+                [b'+', b' ', ..] => "32",
+                _ => return line.to_owned(),
+            };
+            if colour { format!("\x1b[{code}m{line}\x1b[0m") } else { line.to_owned() }
+        };
+        self.failures.iter().flat_map(|failure| failure.lines().map(paint)).collect()
+    }
 }
 
 fn list(records: &[ProducerRecord]) -> String {

@@ -24,20 +24,28 @@ use crate::streams::{
 };
 
 pub(super) struct Harness {
-    topology: Arc<Topology>,
+    pub(super) topology: Arc<Topology>,
     pub layout: Layout,
     /// Everything but global stores, in the order the tasks have their turns.
     pub tasks: Vec<StreamTask>,
     /// Fills global stores.
     global_task: Option<StreamTask>,
     globals: GlobalStores,
+    pub(super) options: TaskOptions,
     pub now: Timestamp,
     /// Next offset per input partition.
     offsets: HashMap<TopicPartition, i64>,
     /// How many records without a key were written to a topic: they go to each partition in turn.
     keyless: HashMap<Arc<str>, i32>,
     pub outputs: BTreeMap<Arc<str>, VecDeque<ProducerRecord>>,
+    /// All that was written to changelog topics, for a restart.
+    pub(super) changelogs: BTreeMap<Arc<str>, Vec<ProducerRecord>>,
+    /// Records dropped before the last restart.
+    pub(super) dropped_before: Dropped,
 }
+
+/// Counts of dropped records by task, node and reason.
+pub(super) type Dropped = BTreeMap<(TaskId, Arc<str>, DropReason), u64>;
 
 impl Harness {
     pub fn new(topology: Topology, options: DriverOptions) -> Result<Self> {
@@ -83,11 +91,14 @@ impl Harness {
             layout,
             tasks,
             global_task,
-            globals: task_options.globals,
+            globals: task_options.globals.clone(),
+            options: task_options,
             now: options.wall_clock_ms,
             offsets: HashMap::new(),
             keyless: HashMap::new(),
             outputs: BTreeMap::new(),
+            changelogs: BTreeMap::new(),
+            dropped_before: Dropped::new(),
         })
     }
 
@@ -134,7 +145,7 @@ impl Harness {
     }
 
     /// Flushes, collects everything a task wrote, and feeds back what a source reads.
-    fn commit_and_capture(&mut self, index: usize) -> Result<()> {
+    pub(super) fn commit_and_capture(&mut self, index: usize) -> Result<()> {
         let mut written = Vec::new();
         let task = &mut self.tasks[index];
         task.prepare_commit()?;
@@ -142,6 +153,10 @@ impl Harness {
         task.post_commit();
         for mut record in written {
             self.place(&mut record)?;
+            // Other topics may end alike; what is kept for nothing is only kept.
+            if record.topic.ends_with("-changelog") {
+                self.changelogs.entry(record.topic.clone()).or_default().push(record.clone());
+            }
             // Control records travel between tasks as in production; nobody outside sees them.
             if read_control_record(&consumed(&record, 0, 0, self.now)).is_none() {
                 self.outputs.entry(record.topic.clone()).or_default().push_back(record.clone());
@@ -177,7 +192,7 @@ impl Harness {
         Ok(())
     }
 
-    fn partition(&self, record: &ProducerRecord) -> TopicPartition {
+    pub(super) fn partition(&self, record: &ProducerRecord) -> TopicPartition {
         let partition = match self.layout {
             Layout::Single => 0,
             Layout::Apart { .. } => record.partition.unwrap_or(0),
@@ -255,8 +270,8 @@ impl Harness {
     }
 
     /// Records dropped so far, the global task's included.
-    pub fn dropped(&self) -> BTreeMap<(TaskId, Arc<str>, DropReason), u64> {
-        let mut all = BTreeMap::new();
+    pub fn dropped(&self) -> Dropped {
+        let mut all = self.dropped_before.clone();
         for task in self.tasks.iter().chain(&self.global_task) {
             for ((node, reason), count) in task.dropped() {
                 *all.entry((task.id(), task.node_name(node), reason)).or_default() += count;
@@ -267,7 +282,7 @@ impl Harness {
 }
 
 /// The stores of a task. Caches are flushed in the order stores were first used by a processor, not in the order they were added.
-fn build_stores(topology: &Topology, plan: &TaskPlan) -> Result<Vec<(StoreId, Store)>> {
+pub(super) fn build_stores(topology: &Topology, plan: &TaskPlan) -> Result<Vec<(StoreId, Store)>> {
     let mut stores: Vec<(StoreId, Store)> = Vec::new();
     for id in plan.nodes.iter().flat_map(|node| &topology.nodes[*node].stores) {
         let spec = &topology.stores[id.0];
@@ -278,7 +293,11 @@ fn build_stores(topology: &Topology, plan: &TaskPlan) -> Result<Vec<(StoreId, St
     Ok(stores)
 }
 
-fn make_task(plan: TaskPlan, stores: Vec<(StoreId, Store)>, options: &TaskOptions) -> Result<StreamTask> {
+pub(super) fn make_task(
+    plan: TaskPlan,
+    stores: Vec<(StoreId, Store)>,
+    options: &TaskOptions,
+) -> Result<StreamTask> {
     let mut task = StreamTask::new(plan.id, options, plan.nodes, stores, &plan.partitions)?;
     for partition in &plan.partitions {
         task.set_lag(partition, 0, None);
@@ -286,7 +305,12 @@ fn make_task(plan: TaskPlan, stores: Vec<(StoreId, Store)>, options: &TaskOption
     Ok(task)
 }
 
-fn consumed(record: &ProducerRecord, partition: i32, offset: i64, now: Timestamp) -> ConsumerRecord {
+pub(super) fn consumed(
+    record: &ProducerRecord,
+    partition: i32,
+    offset: i64,
+    now: Timestamp,
+) -> ConsumerRecord {
     ConsumerRecord {
         topic: record.topic.clone(),
         partition,

@@ -6,6 +6,7 @@
 //! | move the wall clock | [`TopologyTestDriver::advance_wall_clock_time`] |
 //! | look into a store | [`TopologyTestDriver::with_store`] |
 //! | several partitions, tasks apart | [`DriverOptions::partitions`] |
+//! | stop and start the application on an empty disk | [`TopologyTestDriver::restart`] |
 //! | run the tests beside a topology file | [`run_test_file`] |
 //!
 //! Without partitions it is the harness of Kafka's own driver (streams-semantics 2.1): one task holds all sub-topologies, every topic
@@ -16,6 +17,7 @@ mod driver;
 mod file_test;
 mod harness;
 mod partitions;
+mod restart;
 mod topics;
 
 pub use driver::{DriverOptions, TopologyTestDriver};

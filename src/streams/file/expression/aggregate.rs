@@ -4,7 +4,7 @@
 //! time. What must always hold: saving and loading a state loses nothing; where [`Aggregate::mergeable`], folding records into several
 //! states and merging them gives the state of folding them into one.
 
-use std::{collections::BTreeSet, fmt, ops::Range};
+use std::{cmp::Ordering, collections::BTreeSet, fmt, ops::Range};
 
 use super::{
     super::{
@@ -19,6 +19,9 @@ use super::{
 
 /// The most distinct values that `count(distinct …)` keeps under one key; one more is an error, never an estimate.
 pub const DISTINCT_MAX: usize = 100_000;
+
+/// The most values that `top(n, …)` lists.
+pub const TOP_MAX: usize = 1_000;
 
 /// Which aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,16 +40,18 @@ pub enum AggregateKind {
     First,
     /// `last(x)`.
     Last,
+    /// `top(n, x, by)`.
+    Top,
 }
 
 impl AggregateKind {
     /// The names, for messages and the reference.
-    pub const NAMES: [&'static str; 7] = ["count", "sum", "min", "max", "avg", "first", "last"];
+    pub const NAMES: [&'static str; 8] = ["count", "sum", "min", "max", "avg", "first", "last", "top"];
 
     /// The aggregate of that name, in lower case.
     pub fn find(name: &str) -> Option<Self> {
-        use AggregateKind::{Avg, Count, First, Last, Max, Min, Sum};
-        let kinds = [Count, Sum, Min, Max, Avg, First, Last];
+        use AggregateKind::{Avg, Count, First, Last, Max, Min, Sum, Top};
+        let kinds = [Count, Sum, Min, Max, Avg, First, Last, Top];
         Self::NAMES.iter().position(|known| *known == name).map(|at| kinds[at])
     }
 }
@@ -76,6 +81,12 @@ pub const REFERENCE: &[(&str, &str)] = &[
         "last(T) -> T?",
         "The value of the record with the greatest time, of equal times the last to arrive; NULLs are passed over.",
     ),
+    (
+        "top(n, T, U) -> json",
+        "The n different values (n from 1 to 1000, a number written out) whose greatest `U` is greatest, as a list of `{\"value\": …, \"by\": …}`, \
+         the greatest first, of equal ones the smaller value; NULLs are passed over. A value counts with its greatest `U`, so that running \
+         results that grow may be ranked.",
+    ),
 ];
 
 /// An aggregate as a file declares it, compiled.
@@ -84,6 +95,8 @@ pub struct Aggregate {
     kind: AggregateKind,
     distinct: bool,
     argument: Option<Expression>,
+    /// Of `top`: what ranks the values, and how many are listed.
+    rank: Option<(Expression, usize)>,
     filter: Option<Predicate>,
     canonical: String,
     column_type: ColumnType,
@@ -100,6 +113,7 @@ impl Aggregate {
     ) -> Result<Self> {
         let name = AggregateKind::NAMES[kind as usize];
         let count_all = kind == AggregateKind::Count && args.is_empty() && !distinct;
+        let rank = if kind == AggregateKind::Top { Some(rank_of(&mut args, &span)?) } else { None };
         if !count_all && args.len() != 1 {
             return Err(ExpressionError::new(span, format!("`{name}` takes one argument")));
         }
@@ -121,14 +135,18 @@ impl Aggregate {
             AggregateKind::Sum if of.is_numeric() || of == DataType::Duration => ColumnType::nullable(of),
             AggregateKind::Avg if of.is_numeric() => ColumnType::nullable(DataType::Float),
             AggregateKind::Sum | AggregateKind::Avg => return refuse("numbers"),
-            AggregateKind::Min | AggregateKind::Max if of == DataType::Json => {
+            AggregateKind::Min | AggregateKind::Max | AggregateKind::Top if of == DataType::Json => {
                 return refuse("values that can be compared");
             }
+            AggregateKind::Top => ColumnType::required(DataType::Json),
             _ => ColumnType::nullable(of),
         };
-        let mut canonical = match &argument {
-            None => format!("{name}(*)"),
-            Some(argument) => format!("{name}({}{argument})", if distinct { "distinct " } else { "" }),
+        let mut canonical = match (&argument, &rank) {
+            (Some(argument), Some((by, limit))) => format!("{name}({limit}, {argument}, {by})"),
+            (None, _) => format!("{name}(*)"),
+            (Some(argument), None) => {
+                format!("{name}({}{argument})", if distinct { "distinct " } else { "" })
+            }
         };
         // `filter (where true)` is no filter.
         let filter = filter.filter(|filter| !matches!(filter.node, Node::Constant(Datum::Bool(true))));
@@ -139,6 +157,7 @@ impl Aggregate {
             kind,
             distinct,
             argument: argument.map(Expression::new),
+            rank: rank.map(|(by, limit)| (Expression::new(by), limit)),
             filter: filter.map(Predicate::new),
             canonical,
             column_type,
@@ -156,19 +175,21 @@ impl Aggregate {
     }
 
     /// Whether states of parts of the records merge into the state of all: then a repartition may carry partial results. Sums of
-    /// doubles depend on the order and do not.
+    /// doubles depend on the order and do not; beyond the bound of distinct values one record is to be bad, not all of a part.
     pub fn mergeable(&self) -> bool {
-        !matches!(
-            (self.kind, self.argument_type()),
-            (AggregateKind::Sum | AggregateKind::Avg, Some(DataType::Float))
-        )
+        !self.distinct
+            && !matches!(
+                (self.kind, self.argument_type()),
+                (AggregateKind::Sum | AggregateKind::Avg, Some(DataType::Float))
+            )
     }
 
     /// The columns that the aggregate reads.
     pub fn slots(&self) -> Vec<super::scope::Slot> {
         let mut slots = Vec::new();
-        let parts =
-            self.argument.iter().map(Expression::typed).chain(self.filter.iter().map(Predicate::typed));
+        let by = self.rank.iter().map(|(by, _)| by);
+        let parts = self.argument.iter().chain(by).map(Expression::typed);
+        let parts = parts.chain(self.filter.iter().map(Predicate::typed));
         for slot in parts.flat_map(Typed::slots) {
             if !slots.contains(&slot) {
                 slots.push(slot);
@@ -182,6 +203,7 @@ impl Aggregate {
     pub fn map_slots(self, map: &impl Fn(super::scope::Slot) -> super::scope::Slot) -> Self {
         Self {
             argument: self.argument.map(|e| Expression::new(e.typed().clone().map_slots(map))),
+            rank: self.rank.map(|(by, n)| (Expression::new(by.typed().clone().map_slots(map)), n)),
             filter: self.filter.map(|p| Predicate::new(p.typed().clone().map_slots(map))),
             ..self
         }
@@ -201,6 +223,7 @@ impl Aggregate {
             AggregateKind::First | AggregateKind::Last => {
                 AggregateState::Timed { time: 0, value: Datum::Null }
             }
+            AggregateKind::Top => AggregateState::Top(Vec::new()),
         }
     }
 
@@ -214,20 +237,27 @@ impl Aggregate {
     }
 
     /// What a record brings: nothing when the filter does not hold or the value is NULL.
-    pub fn value(&self, row: &[Datum]) -> Result<Option<Datum>, EvalError> {
+    pub fn value(&self, row: &[Datum]) -> Result<Option<Taken>, EvalError> {
         if let Some(filter) = &self.filter
             && !filter.holds(row, &[])?
         {
             return Ok(None);
         }
-        match &self.argument {
-            None => Ok(Some(Datum::Int(1))),
-            Some(argument) => Ok(Some(argument.evaluate(row, &[])?).filter(|value| !value.is_null())),
+        let value = match &self.argument {
+            None => Datum::Int(1),
+            Some(argument) => argument.evaluate(row, &[])?,
+        };
+        if value.is_null() {
+            return Ok(None);
         }
+        let Some((by, _)) = &self.rank else { return Ok(Some(Taken { value, by: Datum::Null })) };
+        let by = by.evaluate(row, &[])?;
+        Ok((!by.is_null()).then_some(Taken { value, by }))
     }
 
     /// Whether the state can take the value; where it can, [`take`](Self::take) cannot fail.
-    pub fn check(&self, state: &AggregateState, value: &Datum) -> Result<(), EvalError> {
+    pub fn check(&self, state: &AggregateState, taken: &Taken) -> Result<(), EvalError> {
+        let value = &taken.value;
         match state {
             AggregateState::Distinct(seen)
                 if seen.len() >= DISTINCT_MAX && !seen.contains(&distinct_key(value)) =>
@@ -244,8 +274,10 @@ impl Aggregate {
     }
 
     /// Folds a checked value in.
-    pub fn take(&self, state: &mut AggregateState, value: Datum, time: i64) {
+    pub fn take(&self, state: &mut AggregateState, taken: Taken, time: i64) {
+        let Taken { value, by } = taken;
         match state {
+            AggregateState::Top(list) => self.take_top(list, value, by),
             AggregateState::Count(count) => *count += 1,
             AggregateState::Distinct(seen) => {
                 seen.insert(distinct_key(&value));
@@ -269,7 +301,10 @@ impl Aggregate {
     pub fn subtract(&self, state: &mut AggregateState, row: &[Datum]) -> Result<bool, EvalError> {
         if matches!(
             state,
-            AggregateState::Distinct(_) | AggregateState::Extreme(_) | AggregateState::Timed { .. }
+            AggregateState::Distinct(_)
+                | AggregateState::Extreme(_)
+                | AggregateState::Timed { .. }
+                | AggregateState::Top(_)
         ) {
             return Ok(false);
         }
@@ -318,6 +353,9 @@ impl Aggregate {
                     (*time, *value) = (other, more);
                 }
             }
+            (AggregateState::Top(list), AggregateState::Top(more)) => {
+                more.into_iter().for_each(|(value, by)| self.take_top(list, value, by));
+            }
             // States of one aggregate are of one kind.
             _ => {}
         }
@@ -330,6 +368,7 @@ impl Aggregate {
             AggregateState::Count(count) => Datum::Int(*count),
             AggregateState::Distinct(seen) => Datum::Int(seen.len() as i64),
             AggregateState::Extreme(value) | AggregateState::Timed { value, .. } => value.clone(),
+            AggregateState::Top(list) => top_json(list),
             AggregateState::Sum(sum) if self.kind == AggregateKind::Avg => sum.mean(),
             AggregateState::Sum(sum) => match (sum.total(), self.column_type.data_type) {
                 (Datum::Int(ms), DataType::Duration) => Datum::Duration(ms),
@@ -343,7 +382,7 @@ impl Aggregate {
         match state {
             AggregateState::Count(_) | AggregateState::Extreme(_) => true,
             AggregateState::Sum(sum) => self.kind == AggregateKind::Sum && !sum.approximate,
-            AggregateState::Distinct(_) | AggregateState::Timed { .. } => false,
+            AggregateState::Distinct(_) | AggregateState::Timed { .. } | AggregateState::Top(_) => false,
         }
     }
 
@@ -366,6 +405,20 @@ impl Aggregate {
         if self.kind == AggregateKind::Sum && sum.overflow { Err(EvalError::IntegerOverflow) } else { Ok(()) }
     }
 
+    /// Ranks a value with the greatest that it has had; what falls out of the list comes back only with a greater one.
+    fn take_top(&self, list: &mut Vec<(Datum, Datum)>, value: Datum, by: Datum) {
+        match list.iter_mut().find(|(known, _)| known.compare(&value).is_some_and(|order| order.is_eq())) {
+            Some((_, held)) if by.compare(held).is_some_and(|order| order.is_gt()) => *held = by,
+            Some(_) => return,
+            None => list.push((value, by)),
+        }
+        list.sort_by(|(a, of_a), (b, of_b)| {
+            let greater_first = of_b.compare(of_a).unwrap_or(Ordering::Equal);
+            greater_first.then_with(|| a.compare(b).unwrap_or(Ordering::Equal))
+        });
+        list.truncate(self.rank.as_ref().map_or(0, |(_, limit)| *limit));
+    }
+
     fn take_extreme(&self, best: &mut Datum, value: Datum) {
         let wins = match value.compare(best) {
             None => true,
@@ -383,6 +436,53 @@ impl fmt::Display for Aggregate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.canonical)
     }
+}
+
+/// What a record brings to an aggregate.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    value: Datum,
+    /// What ranks it; NULL but for `top`.
+    by: Datum,
+}
+
+/// Takes number and ranking out of the arguments of `top(n, x, by)`.
+fn rank_of(args: &mut Vec<Typed>, span: &Range<usize>) -> Result<(Typed, usize)> {
+    if args.len() != 3 {
+        return Err(ExpressionError::new(span.clone(), "`top` takes three arguments")
+            .help("write `top(3, page, views)`: how many, what, and by what it is ranked"));
+    }
+    let by = args.remove(2);
+    let number = args.remove(0);
+    let limit = match number.node {
+        Node::Constant(Datum::Int(n)) => usize::try_from(n).ok().filter(|n| (1..=TOP_MAX).contains(n)),
+        _ => None,
+    };
+    let Some(limit) = limit else {
+        return Err(ExpressionError::new(number.span, "`top` needs to know how many")
+            .help(format!("write a number from 1 to {TOP_MAX}")));
+    };
+    let of = by.column_type().data_type;
+    if of == DataType::Json {
+        return Err(ExpressionError::new(
+            by.span,
+            format!("`top` ranks by values that can be compared, this is {of}"),
+        ));
+    }
+    Ok((by, limit))
+}
+
+fn top_json(list: &[(Datum, Datum)]) -> Datum {
+    let mut out = vec![b'['];
+    for (index, (value, by)) in list.iter().enumerate() {
+        out.extend_from_slice(if index > 0 { b",{\"value\":" } else { b"{\"value\":" });
+        write_datum(value, &mut out);
+        out.extend_from_slice(b",\"by\":");
+        write_datum(by, &mut out);
+        out.push(b'}');
+    }
+    out.push(b']');
+    Datum::Json(String::from_utf8_lossy(&out).as_ref().into())
 }
 
 /// What an aggregate keeps under one key.
@@ -403,6 +503,8 @@ pub enum AggregateState {
         /// The value; NULL before the first.
         value: Datum,
     },
+    /// Values and what ranks them, the greatest first.
+    Top(Vec<(Datum, Datum)>),
 }
 
 /// A value as bytes that are equal for equal values.
@@ -442,6 +544,17 @@ impl AggregateState {
                 write_exact(value, out);
                 out.push(b']');
             }
+            AggregateState::Top(list) => {
+                out.push(b'[');
+                for (index, (value, by)) in list.iter().enumerate() {
+                    out.extend_from_slice(if index > 0 { b",[" } else { b"[" });
+                    write_exact(value, out);
+                    out.push(b',');
+                    write_exact(by, out);
+                    out.push(b']');
+                }
+                out.push(b']');
+            }
         }
     }
 
@@ -457,6 +570,14 @@ impl AggregateState {
             AggregateState::Extreme(_) => AggregateState::Extreme(read_exact(of, raw)?),
             AggregateState::Timed { .. } => {
                 AggregateState::Timed { time: raw.get(0)?.as_i64()?, value: read_exact(of, raw.get(1)?)? }
+            }
+            AggregateState::Top(_) => {
+                let (by, _) = aggregate.rank.as_ref()?;
+                let by = by.typed().data_type.unwrap_or(DataType::Int);
+                let pair = |raw: &serde_json::Value| {
+                    Some((read_exact(of, raw.get(0)?)?, read_exact(by, raw.get(1)?)?))
+                };
+                AggregateState::Top(raw.as_array()?.iter().map(pair).collect::<Option<_>>()?)
             }
         })
     }
@@ -668,7 +789,7 @@ mod tests {
         list.remove(0)
     }
 
-    const ALL: [&str; 14] = [
+    const ALL: [&str; 16] = [
         "count(*)",
         "count(i)",
         "count(distinct t)",
@@ -683,6 +804,8 @@ mod tests {
         "count(*) filter (where i > 0)",
         "sum(i) filter (where t = 'a')",
         "sum(f)",
+        "top(2, t, i)",
+        "top(3, i, f)",
     ];
 
     fn record() -> impl Strategy<Value = (Vec<Datum>, i64)> {
@@ -723,7 +846,7 @@ mod tests {
             for text in ALL {
                 let aggregate = aggregate(text);
                 if !aggregate.mergeable() {
-                    prop_assert_eq!(text, "sum(f)");
+                    prop_assert!(text == "sum(f)" || text.contains("distinct"), "{text}");
                     continue;
                 }
                 let mut state = folded(&aggregate, &first);
@@ -768,6 +891,18 @@ mod tests {
         let over = count.add(&mut state, &[Datum::Int(-1), Datum::Null, Datum::Null], 0);
         assert_eq!(over, Err(EvalError::TooManyDistinct));
         assert_eq!(count.result(&state), Datum::Int(DISTINCT_MAX as i64));
+    }
+
+    #[test]
+    fn the_top_is_that_of_a_sort() {
+        let rows = [("a", 3), ("b", 5), ("c", 1), ("a", 4), ("d", 4), ("b", 2), ("c", 9)];
+        let aggregate = aggregate("top(3, t, i)");
+        let mut state = aggregate.init();
+        for (value, by) in rows {
+            aggregate.add(&mut state, &[Datum::Int(by), Datum::Null, Datum::text(value)], 0).unwrap();
+        }
+        let expected = r#"[{"value":"c","by":9},{"value":"b","by":5},{"value":"a","by":4}]"#;
+        assert_eq!(aggregate.result(&state), Datum::Json(expected.into()));
     }
 
     #[test]

@@ -22,7 +22,7 @@ mod sqlite_property;
 
 use std::{fmt, ops::Range};
 
-pub use aggregate::{Aggregate, AggregateState};
+pub use aggregate::{Aggregate, AggregateState, Taken};
 pub use check::{check, check_boolean, check_select};
 pub use compile::{EvalContext, Expression, Predicate};
 pub use scope::{Scope, Side, Slot};

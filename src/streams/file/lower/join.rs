@@ -27,10 +27,10 @@ const LOOK_AGAIN_MS: i64 = 1_000;
 
 /// A join, compiled; shared by both sides and all tasks.
 pub struct JoinSpec {
-    /// The node's name, from which the stores have theirs.
+    /// The name from which the stores have theirs.
     pub name: String,
-    /// Slot of the key on each side.
-    pub on: [usize; 2],
+    /// Slots of the key on each side.
+    pub on: [Vec<usize>; 2],
     /// Columns of each side.
     pub columns: [usize; 2],
     /// How much older and younger a right record may be, ms.
@@ -274,7 +274,7 @@ impl AnyProcessor for JoinSide {
         let row = row_of(&record)?;
         let seen = context.clock(ready.seen).max(time);
         context.set_clock(ready.seen, seen);
-        let Some(key) = key_of(std::iter::once(&row[self.spec.on[side]])) else {
+        let Some(key) = key_of(self.spec.on[side].iter().map(|slot| &row[*slot])) else {
             if self.spec.kept[side] {
                 return self.emit_alone(context, &[], (side, row), time, record.headers.clone());
             }

@@ -8,8 +8,13 @@ mod codec;
 mod dedupe;
 mod join;
 mod partial;
+mod session;
+mod sink;
+mod sliding;
+mod source;
 mod steps;
 mod table;
+mod table_join;
 mod table_state;
 
 use std::{
@@ -23,26 +28,30 @@ use codec::{RowSerde, key_of};
 use dedupe::Dedupe;
 use join::{JoinSide, JoinSpec};
 use partial::PartialProcessor;
-use steps::{Step, Steps};
+use session::SessionProcessor;
+use sliding::SlidingProcessor;
+use steps::{Split, Step, Steps};
 use table::{TableProcessor, TableSpec};
+use table_join::{Key, key_serde, row_serde};
 use table_state::{PartialSerde, PartialState, TableState, TableStateSerde};
 
 use super::{
     expression::{EvalError, Expression, Predicate, typed::Node},
-    json::{RowReader, RowWriter, write_plain},
-    parse::JoinKind,
-    plan::{BadPolicy, JoinPlan, Operator, Plan, PlanNode, SinkPlan, TablePlan, table_store},
-    value::{Column, Datum, Row},
+    parse::{JoinKind, Role},
+    plan::{JoinPlan, Operator, Plan, PlanNode, SinkPlan, SourcePlan, TablePlan, state_name},
+    value::{Column, Row},
+    window::Windows,
 };
 use crate::streams::{
     error::{ProcessingError, Result, StreamsError},
+    kstream::{Graft, GraftedNode, KTable, ValueGetterSupplier, table_source_processor},
     processor::{AnyProcessor, NodeContext, ProcessorSupplier},
     record::AnyRecord,
-    serdes::{AnySerde, BytesSerde},
+    serdes::AnySerde,
     state::{StoreBuilder, StoreKind},
     topology::{
-        BadRecordPolicy, DecodedRecord, EncodedRecord, RecordEncoder, SinkSpec, SinkTopic, SourceSpec,
-        Topology, TopologyBuilder, serde_decoder, serde_encoder,
+        BadRecordPolicy, SinkSpec, SinkTopic, SourceSpec, Topology, TopologyBuilder, serde_decoder,
+        serde_encoder,
     },
 };
 
@@ -91,6 +100,11 @@ fn ready<T: Copy>(value: Option<T>) -> Result<T> {
     value.ok_or_else(|| StreamsError::fatal("a processor was used before it was initialised"))
 }
 
+/// The binder lets joins read tables only.
+fn no_table(name: &str) -> StreamsError {
+    StreamsError::Topology(format!("{name} joins something that is no table"))
+}
+
 /// Lowers a plan.
 pub fn lower(plan: Plan, processors: &Processors) -> Result<Topology> {
     let keep_keys = plan.nodes.iter().any(|node| matches!(node.operator, Operator::Processor { .. }));
@@ -103,11 +117,19 @@ pub fn lower(plan: Plan, processors: &Processors) -> Result<Topology> {
             readers
         },
     );
+    let mut joined = vec![false; plan.nodes.len()];
+    for node in &plan.nodes {
+        if matches!(node.operator, Operator::TableJoin(_)) {
+            node.inputs.iter().for_each(|input| joined[*input] = true);
+        }
+    }
     let mut lowering = Lowering {
         builder: TopologyBuilder::new(),
+        graft: Graft::new(),
         processors,
         columns,
         readers,
+        joined,
         ends: Vec::new(),
         stores: BTreeMap::new(),
         keep_keys,
@@ -129,13 +151,30 @@ struct End {
     sources: Vec<String>,
     /// What happens to bad records of the file's first source above: the same happens behind a repartition.
     bad: Option<BadRecordPolicy>,
+    /// The node as a table that joins read.
+    table: Option<KTable<Key, Row>>,
+    /// The store of a global table.
+    global: Option<String>,
+    /// Whether it takes rows back, which streams do not want to see.
+    takes_back: bool,
+}
+
+impl End {
+    /// A node of a stream.
+    fn of(node: String, sources: Vec<String>, bad: Option<BadRecordPolicy>) -> Self {
+        Self { node, open: Vec::new(), sources, bad, table: None, global: None, takes_back: false }
+    }
 }
 
 struct Lowering<'a> {
     builder: TopologyBuilder,
+    /// The DSL's operators on nodes of the file.
+    graft: Graft,
     processors: &'a Processors,
     columns: Vec<Vec<Column>>,
     readers: Vec<usize>,
+    /// Nodes that joins of tables read: they say what their changes replace.
+    joined: Vec<bool>,
     ends: Vec<End>,
     /// Stores of tables by the node's name.
     stores: BTreeMap<String, String>,
@@ -145,28 +184,23 @@ struct Lowering<'a> {
 impl Lowering<'_> {
     fn node(&mut self, node: PlanNode) -> Result<End> {
         let position = self.ends.len();
+        let takes_back = node.takes_back();
+        let is_table = node.is_table();
         let PlanNode { name, inputs, columns, operator, sink, .. } = node;
-        let sources = |lowering: &Self| -> Vec<String> {
-            inputs.iter().flat_map(|input| lowering.ends[*input].sources.clone()).collect()
-        };
-        let bad = |lowering: &Self| inputs.first().and_then(|input| lowering.ends[*input].bad.clone());
-        let end = match operator {
-            Operator::Source { topic, time, max_future_ms, bad } => {
-                let spec = source(topic, &columns, time, max_future_ms, bad, self.keep_keys);
-                let bad = spec.bad.clone();
-                self.builder.add_source(&name, spec)?;
-                End { node: name.clone(), open: Vec::new(), sources: vec![name.clone()], bad }
-            }
+        let sources: Vec<String> =
+            inputs.iter().flat_map(|input| self.ends[*input].sources.clone()).collect();
+        let bad = inputs.first().and_then(|input| self.ends[*input].bad.clone());
+        let mut end = match operator {
+            Operator::Source(source) => self.source(&name, &columns, &source)?,
             Operator::Stream { filter, select } => {
                 let (parent, mut steps) = self.input(inputs[0])?;
                 steps.extend(filter.map(|filter| Step::Filter(Predicate::new(filter))));
                 steps.extend(select.map(|select| Step::Select(compiled(select))));
-                let sources = sources(self);
                 if self.readers[position] == 1 && sink.is_none() {
-                    End { node: parent, open: steps, sources, bad: bad(self) }
+                    End { open: steps, ..End::of(parent, sources, bad) }
                 } else {
                     self.steps(&name, steps, &[&parent])?;
-                    End { node: name.clone(), open: Vec::new(), sources, bad: bad(self) }
+                    End::of(name.clone(), sources, bad)
                 }
             }
             Operator::Merge { slots } => {
@@ -176,36 +210,48 @@ impl Lowering<'_> {
                     if !slots.iter().copied().eq(0..self.columns[*input].len()) {
                         steps.push(Step::Reorder(slots));
                     }
-                    if steps.is_empty() {
-                        parents.push(parent);
-                    } else {
-                        let branch = format!("{name}-{}", parents.len());
-                        self.steps(&branch, steps, &[&parent])?;
-                        parents.push(branch);
-                    }
+                    parents.push(self.after(&format!("{name}-{}", parents.len()), steps, parent)?);
                 }
                 let parents: Vec<&str> = parents.iter().map(String::as_str).collect();
                 self.steps(&name, Vec::new(), &parents)?;
-                End { node: name.clone(), open: Vec::new(), sources: sources(self), bad: bad(self) }
+                End::of(name.clone(), sources, bad)
             }
-            Operator::Dedupe { by, within_ms } => {
+            Operator::Split { into, rest } => {
                 let parent = self.closed(inputs[0], &name)?;
-                let store: Arc<str> = name.as_str().into();
+                let into: Arc<[(String, Predicate)]> =
+                    into.into_iter().map(|(branch, condition)| (branch, Predicate::new(condition))).collect();
+                let rest: Option<Arc<str>> = rest.map(Into::into);
+                let supplier: ProcessorSupplier =
+                    Arc::new(move || Box::new(Split { into: into.clone(), rest: rest.clone() }));
+                self.builder.add_processor(&name, supplier, &[&parent])?;
+                End::of(name.clone(), sources, bad)
+            }
+            Operator::Branch => {
+                let (parent, steps) = self.input(inputs[0])?;
+                self.steps(&name, steps, &[&parent])?;
+                End::of(name.clone(), sources, bad)
+            }
+            Operator::Dedupe { by, within_ms, state_version } => {
+                let parent = self.closed(inputs[0], &name)?;
+                let store: Arc<str> = state_name(&name, state_version).into();
+                let builder = Dedupe::store(&store, within_ms);
                 let supplier: ProcessorSupplier =
                     Arc::new(move || Box::new(Dedupe::new(store.clone(), by, within_ms)));
                 self.builder.add_processor(&name, supplier, &[&parent])?;
-                self.builder.add_state_store(Dedupe::store(&name, within_ms), &[&name])?;
-                End { node: name.clone(), open: Vec::new(), sources: sources(self), bad: bad(self) }
+                self.builder.add_state_store(builder, &[&name])?;
+                End::of(name.clone(), sources, bad)
             }
             Operator::Repartition { by } => {
                 let parent = self.closed(inputs[0], &name)?;
                 let all: Vec<usize> = (0..columns.len()).collect();
                 let source = self.repartition(&name, &parent, inputs[0], &all, &by, Vec::new())?;
                 self.steps(&name, Vec::new(), &[&source])?;
-                End { node: name.clone(), open: Vec::new(), sources: vec![source], bad: bad(self) }
+                End::of(name.clone(), vec![source], bad)
             }
             Operator::Table(table) => self.table(&name, &inputs, &columns, table)?,
             Operator::Join(join) => self.join(&name, &inputs, join)?,
+            Operator::Lookup(lookup) => self.lookup(&name, &inputs, lookup)?,
+            Operator::TableJoin(join) => self.table_join(&name, &inputs, &columns, join)?,
             Operator::Processor { uses, stores } => {
                 let parent = self.closed(inputs[0], &name)?;
                 let supplier =
@@ -217,19 +263,73 @@ impl Lowering<'_> {
                     let store = self.stores.get(&table).cloned().unwrap_or(table);
                     self.builder.connect_processor_and_state_store(&name, &store)?;
                 }
-                End { node: name.clone(), open: Vec::new(), sources: sources(self), bad: bad(self) }
+                End::of(name.clone(), sources, bad)
             }
         };
+        end.takes_back = takes_back;
+        if !is_table {
+            end.table = None;
+        }
         if let Some(sink) = sink {
-            self.sink(&name, &end.node, &columns, sink)?;
+            if !end.open.is_empty() {
+                end = self.closed_end(&name, end)?;
+            }
+            self.sink(&name, &end, &columns, sink)?;
         }
         Ok(end)
+    }
+
+    /// A topic as a stream, a table or a global table.
+    fn source(&mut self, name: &str, columns: &[Column], source: &SourcePlan) -> Result<End> {
+        let spec = source::source_spec(source, columns, self.keep_keys);
+        let bad = spec.bad.clone();
+        if source.role == Role::Stream {
+            self.builder.add_source(name, spec)?;
+            return Ok(End::of(name.to_owned(), vec![name.to_owned()], bad));
+        }
+        let store = state_name(name, source.state_version);
+        let kind = StoreKind::KeyValue { timestamped: true };
+        let builder = StoreBuilder::new(store.as_str(), kind, key_serde(), row_serde(columns));
+        let source_name = format!("{name}-source");
+        if source.role == Role::Global {
+            let supplier = table_source_processor(Some(store.clone()), false);
+            self.builder.add_global_store(builder, &source_name, spec, name, supplier)?;
+            return Ok(End { global: Some(store), ..End::of(name.to_owned(), Vec::new(), bad) });
+        }
+        self.builder.add_source(&source_name, spec)?;
+        let supplier = table_source_processor(Some(store.clone()), true);
+        self.builder.add_processor(name, supplier, &[&source_name])?;
+        self.builder.add_state_store(builder, &[name])?;
+        self.stores.insert(name.to_owned(), store.clone());
+        let sources = vec![source_name];
+        let node = GraftedNode { name, sources: &sources, key: key_serde(), value: row_serde(columns) };
+        let table = self.graft.table(node, ValueGetterSupplier::of_store(&store));
+        Ok(End { table: Some(table), ..End::of(name.to_owned(), sources, bad) })
     }
 
     /// The engine node of an input, and steps that are to run before anything else.
     fn input(&mut self, input: usize) -> Result<(String, Vec<Step>)> {
         let end = &mut self.ends[input];
-        Ok((end.node.clone(), std::mem::take(&mut end.open)))
+        let mut steps = std::mem::take(&mut end.open);
+        if end.takes_back {
+            steps.insert(0, Step::Rows);
+        }
+        Ok((end.node.clone(), steps))
+    }
+
+    /// A node whose steps several readers would take over, with its steps run.
+    fn closed_if_shared(&mut self, name: &str, end: End) -> Result<End> {
+        if end.open.is_empty() || self.readers[self.ends.len()] == 1 {
+            return Ok(end);
+        }
+        self.closed_end(name, end)
+    }
+
+    fn closed_end(&mut self, name: &str, mut end: End) -> Result<End> {
+        let node = format!("{name}-rows");
+        let steps = std::mem::take(&mut end.open);
+        self.steps(&node, steps, &[&end.node])?;
+        Ok(End { node, ..end })
     }
 
     /// The engine node of an input, with its steps run.
@@ -250,7 +350,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Rows to the partition of a key and back; returns the source behind the topic.
+    /// Rows to the partition of a key (`by`, slots of the carried row) and back; returns the source behind the topic.
     fn repartition(
         &mut self,
         name: &str,
@@ -289,7 +389,7 @@ impl Lowering<'_> {
         bad: Option<BadRecordPolicy>,
     ) -> Result<String> {
         let topic = format!("{name}-repartition");
-        let key = || AnySerde::new::<Vec<u8>>(BytesSerde);
+        let key = key_serde;
         self.builder.add_repartition_topic(&topic, None);
         let sink = SinkSpec {
             topic: SinkTopic::Fixed(topic.as_str().into()),
@@ -309,8 +409,9 @@ impl Lowering<'_> {
     fn table(&mut self, name: &str, inputs: &[usize], columns: &[Column], table: TablePlan) -> Result<End> {
         let (parent, mut steps) = self.input(inputs[0])?;
         let mut sources = self.ends[inputs[0]].sources.clone();
-        let store = table_store(name, &table);
+        let store = state_name(name, table.state_version);
         self.stores.insert(name.to_owned(), store.clone());
+        let position = self.ends.len();
         let first = table.group_by.len() + if table.windows.is_some() { 2 } else { 0 };
         let names = state_names(&table, &columns[first..]);
         let TablePlan { carried, filter, group_by, partial, .. } = table;
@@ -326,6 +427,7 @@ impl Lowering<'_> {
             aggregates: table.aggregates.into(),
             select: compiled(table.select),
             having: table.having.map(Predicate::new),
+            with_old: self.joined[position],
         });
         let state_serde = TableStateSerde::new(spec.aggregates.clone(), names.into());
         steps.extend(filter.map(|filter| Step::Filter(Predicate::new(filter))));
@@ -352,6 +454,7 @@ impl Lowering<'_> {
         };
         let kind = match &spec.windows {
             None => StoreKind::KeyValue { timestamped: true },
+            Some(Windows::Session { .. }) => StoreKind::Session { retention: FOREVER, time_ordered: true },
             Some(windows) => StoreKind::Window {
                 retention: FOREVER,
                 window_size: Duration::from_millis(windows.size_ms().unsigned_abs()),
@@ -361,12 +464,27 @@ impl Lowering<'_> {
             },
         };
         let value_serde = AnySerde::new::<TableState>(state_serde);
-        let supplier: ProcessorSupplier = Arc::new(move || Box::new(TableProcessor::new(spec.clone())));
+        let running = spec.clone();
+        let supplier: ProcessorSupplier = match spec.windows {
+            Some(Windows::Session { gap_ms }) => {
+                Arc::new(move || Box::new(SessionProcessor::new(running.clone(), gap_ms)))
+            }
+            Some(Windows::Sliding { size_ms }) => {
+                Arc::new(move || Box::new(SlidingProcessor::new(running.clone(), size_ms)))
+            }
+            _ => Arc::new(move || Box::new(TableProcessor::new(running.clone()))),
+        };
         self.builder.add_processor(name, supplier, &[&parent])?;
-        let keys = AnySerde::new::<Vec<u8>>(BytesSerde);
-        self.builder.add_state_store(StoreBuilder::new(store, kind, keys, value_serde), &[name])?;
+        self.builder.add_state_store(StoreBuilder::new(&store, kind, key_serde(), value_serde), &[name])?;
         let bad = self.ends[inputs[0]].bad.clone();
-        Ok(End { node: name.to_owned(), open: Vec::new(), sources, bad })
+        let node = GraftedNode { name, sources: &sources, key: key_serde(), value: row_serde(columns) };
+        // The store holds states; what joins read of it is the result.
+        let getter =
+            ValueGetterSupplier::mapped(ValueGetterSupplier::of_store(&store), move |_, key, held| {
+                spec.looked_up(key, held)
+            });
+        let table = self.graft.table(node, getter);
+        Ok(End { table: Some(table), ..End::of(name.to_owned(), sources, bad) })
     }
 
     /// The parent with steps run after it, if there are any.
@@ -381,32 +499,27 @@ impl Lowering<'_> {
     fn join(&mut self, name: &str, inputs: &[usize], join: JoinPlan) -> Result<End> {
         let mut parents = Vec::new();
         let mut sources = Vec::new();
-        let mut widths = [0; 2];
         for (side, label) in ["left", "right"].into_iter().enumerate() {
             let input = inputs[side];
-            let (parent, steps) = self.input(input)?;
+            let (parent, mut steps) = self.input(input)?;
             let part = format!("{name}-{label}");
-            match &join.carried[side] {
-                Some(carried) => {
-                    let by = [carried[join.on[side]]];
-                    widths[side] = carried.len();
-                    let by: Vec<usize> =
-                        by.iter().filter_map(|slot| carried.iter().position(|known| known == slot)).collect();
-                    let source = self.repartition(&part, &parent, input, carried, &by, steps)?;
-                    sources.push(source.clone());
-                    parents.push(source);
+            let carried = &join.carried[side];
+            if join.keyed[side] {
+                if !carried.iter().copied().eq(0..self.columns[input].len()) {
+                    steps.push(Step::Reorder(carried.clone()));
                 }
-                None => {
-                    widths[side] = self.columns[input].len();
-                    parents.push(self.after(&format!("{part}-input"), steps, parent)?);
-                    sources.extend(self.ends[input].sources.clone());
-                }
+                parents.push(self.after(&format!("{part}-input"), steps, parent)?);
+                sources.extend(self.ends[input].sources.clone());
+            } else {
+                let source = self.repartition(&part, &parent, input, carried, &join.on[side], steps)?;
+                sources.push(source.clone());
+                parents.push(source);
             }
         }
         let spec = Arc::new(JoinSpec {
-            name: name.to_owned(),
+            name: state_name(name, join.state_version),
             on: join.on,
-            columns: widths,
+            columns: join.carried.map(|carried| carried.len()),
             before_ms: join.before_ms,
             after_ms: join.after_ms,
             grace_ms: join.grace_ms,
@@ -427,21 +540,29 @@ impl Lowering<'_> {
         self.builder.copartition_sources(&together)?;
         self.steps(name, Vec::new(), &[&sides[0], &sides[1]])?;
         let bad = self.ends[inputs[0]].bad.clone();
-        Ok(End { node: name.to_owned(), open: Vec::new(), sources, bad })
+        Ok(End::of(name.to_owned(), sources, bad))
     }
 
-    fn sink(&mut self, name: &str, parent: &str, columns: &[Column], sink: SinkPlan) -> Result<()> {
-        let mut parent = parent.to_owned();
+    fn sink(&mut self, name: &str, end: &End, columns: &[Column], sink: SinkPlan) -> Result<()> {
+        let mut parent = end.node.clone();
+        let key = sink.key.map(|key| Arc::new(Expression::new(key)));
+        if end.takes_back {
+            let (node, key) = (format!("{name}-take-back"), key.clone());
+            let supplier: ProcessorSupplier = Arc::new(move || Box::new(sink::TakeBack { key: key.clone() }));
+            self.builder.add_processor(&node, supplier, &[&parent])?;
+            parent = node;
+        }
         if !sink.headers.is_empty() {
-            let headers =
+            let headers: Arc<[(String, Expression)]> =
                 sink.headers.into_iter().map(|(name, typed)| (name, Expression::new(typed))).collect();
             let node = format!("{name}-headers");
-            self.steps(&node, vec![Step::Headers(headers)], &[&parent])?;
+            let supplier: ProcessorSupplier = Arc::new(move || Box::new(sink::Headers(headers.clone())));
+            self.builder.add_processor(&node, supplier, &[&parent])?;
             parent = node;
         }
         let spec = SinkSpec {
             topic: SinkTopic::Fixed(sink.topic.as_str().into()),
-            encoder: encoder(columns, sink.key.map(Expression::new)),
+            encoder: sink::encoder(columns, sink.format, key),
             partitioner: None,
             internal: false,
         };
@@ -477,72 +598,6 @@ fn state_names(table: &TablePlan, columns: &[Column]) -> Vec<String> {
 
 fn compiled(expressions: Vec<super::expression::Typed>) -> Vec<Expression> {
     expressions.into_iter().map(Expression::new).collect()
-}
-
-fn source(
-    topic: String,
-    columns: &[Column],
-    time: Option<usize>,
-    max_future_ms: Option<i64>,
-    bad: BadPolicy,
-    keep_keys: bool,
-) -> SourceSpec {
-    let reader = RowReader::new(columns.to_vec());
-    let mut spec = SourceSpec::new(
-        [topic.as_str()],
-        Arc::new(move |record| {
-            let bytes = record.value.as_deref().ok_or_else(|| {
-                ProcessingError::new(
-                    "SerializationException",
-                    "the record has no value, and a stream needs one",
-                )
-            })?;
-            let row = reader
-                .read(bytes)
-                .map_err(|error| ProcessingError::new("SerializationException", error.to_string()))?;
-            let key = record.key.as_ref().filter(|_| keep_keys).map(|key| Arc::new(key.to_vec()) as _);
-            Ok(DecodedRecord { key, value: Some(Arc::new(row)), old: None })
-        }),
-    );
-    spec.timestamp_extractor = time.map(|slot| -> crate::streams::topology::TimestampExtractor {
-        Arc::new(move |record, decoded, _| {
-            let row = decoded.value.as_ref().and_then(|value| value.downcast_ref::<Row>());
-            Ok(row.and_then(|row| row[slot].as_timestamp()).unwrap_or(record.timestamp))
-        })
-    });
-    spec.max_future_ms = max_future_ms;
-    spec.bad = Some(match bad {
-        BadPolicy::DeadLetter(topic) => BadRecordPolicy::DeadLetter(topic.into()),
-        BadPolicy::Skip => BadRecordPolicy::Skip,
-        BadPolicy::Fail => BadRecordPolicy::Fail,
-    });
-    spec
-}
-
-fn encoder(columns: &[Column], key: Option<Expression>) -> RecordEncoder {
-    let writer = RowWriter::new(columns.iter().map(|column| column.name.as_str()));
-    Arc::new(move |record| {
-        let row = row_of(record)
-            .map_err(|error| ProcessingError::new("SerializationException", error.to_string()))?;
-        let key = match &key {
-            None => None,
-            Some(key) => {
-                let value = key
-                    .evaluate(row, &[])
-                    .map_err(|error| ProcessingError::new("ExpressionError", error.to_string()))?;
-                if value == Datum::Null {
-                    None
-                } else {
-                    let mut out = Vec::new();
-                    write_plain(&value, &mut out);
-                    Some(out)
-                }
-            }
-        };
-        let mut value = Vec::with_capacity(128);
-        writer.write(row, &mut value);
-        Ok(EncodedRecord { key, value: Some(value) })
-    })
 }
 
 /// Gives records the key of some of their columns; those without are dropped where no partner or group could take them.

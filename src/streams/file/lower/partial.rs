@@ -69,11 +69,27 @@ impl AnyProcessor for PartialProcessor {
             context.drop_record(DropReason::NullKey);
             return Ok(());
         };
-        let (time, start) = (record.timestamp, self.spec.start_of(record.timestamp));
-        let fresh = || (PartialState { start, time, state: self.spec.empty() }, Headers::EMPTY);
-        let (partial, headers) = self.parts.entry((start, key)).or_insert_with(fresh);
-        self.spec.add(&mut partial.state, &row, time)?;
-        (partial.time, *headers) = (partial.time.max(time), record.headers);
+        let time = record.timestamp;
+        let starts = self.spec.starts_of(time);
+        // First everything that may fail: a record is in all of its windows or in none.
+        if let [start] = starts[..] {
+            let fresh = || (PartialState { start, time, state: self.spec.empty() }, Headers::EMPTY);
+            let (partial, headers) = self.parts.entry((start, key)).or_insert_with(fresh);
+            self.spec.add(&mut partial.state, &row, time)?;
+            (partial.time, *headers) = (partial.time.max(time), record.headers);
+        } else {
+            let mut changed = Vec::with_capacity(starts.len());
+            for start in starts {
+                let place = (start, key.clone());
+                let held = self.parts.get(&place).map(|(partial, _)| partial.clone());
+                let fresh = || PartialState { start, time, state: self.spec.empty() };
+                let mut partial = held.unwrap_or_else(fresh);
+                self.spec.add(&mut partial.state, &row, time)?;
+                partial.time = partial.time.max(time);
+                changed.push((place, (partial, record.headers.clone())));
+            }
+            self.parts.extend(changed);
+        }
         self.folds += 1;
         context.set_clock(clock, self.folds);
         if self.parts.len() >= PARTS_MAX { self.emit(context) } else { Ok(()) }

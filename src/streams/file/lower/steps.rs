@@ -1,18 +1,15 @@
-//! Stateless work: filters, projections, the reordering of merged rows, headers of results; chains of them are one processor.
+//! Stateless work: filters, projections, the reordering of merged rows, branches; chains of them are one processor.
 //!
 //! What must always hold: a record leaves with the time and headers it came with; a condition that is NULL lets nothing through.
 
 use std::sync::Arc;
-
-use bytes::Bytes;
 
 use super::{evaluated, row_of};
 use crate::streams::{
     error::Result,
     file::{
         expression::{Expression, Predicate},
-        json::write_plain,
-        value::{Datum, Row},
+        value::Row,
     },
     processor::{AnyProcessor, NodeContext},
     record::AnyRecord,
@@ -27,8 +24,8 @@ pub enum Step {
     Select(Vec<Expression>),
     /// Makes a new row of these slots.
     Reorder(Vec<usize>),
-    /// Adds headers.
-    Headers(Vec<(String, Expression)>),
+    /// Leaves out what takes a row back: to a stream a change is a new row, and nothing else.
+    Rows,
 }
 
 /// Runs steps in order, on one record at a time.
@@ -36,6 +33,12 @@ pub struct Steps(pub Arc<[Step]>);
 
 impl AnyProcessor for Steps {
     fn process(&mut self, context: NodeContext<'_>, mut record: AnyRecord) -> Result<()> {
+        if matches!(self.0.first(), Some(Step::Rows)) {
+            if record.value.is_none() {
+                return Ok(());
+            }
+            record.old = None;
+        }
         for step in self.0.iter() {
             let row = row_of(&record)?;
             match step {
@@ -55,26 +58,32 @@ impl AnyProcessor for Steps {
                     let reordered: Row = slots.iter().map(|slot| row[*slot].clone()).collect();
                     record.value = Some(Arc::new(reordered));
                 }
-                Step::Headers(headers) => {
-                    let mut added = Vec::with_capacity(headers.len());
-                    for (name, expression) in headers {
-                        added.push((name, evaluated(expression.evaluate(row, &[]))?));
-                    }
-                    for (name, value) in added {
-                        record.headers.add(name.clone(), header(&value));
-                    }
-                }
+                Step::Rows => {}
             }
         }
         context.forward(record)
     }
 }
 
-fn header(value: &Datum) -> Option<Bytes> {
-    if value.is_null() {
-        return None;
+/// Sends each record to the first branch whose condition holds.
+pub struct Split {
+    /// Names of the branches' nodes, and their conditions.
+    pub into: Arc<[(String, Predicate)]>,
+    /// The node for what no condition takes.
+    pub rest: Option<Arc<str>>,
+}
+
+impl AnyProcessor for Split {
+    fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
+        let row = row_of(&record)?;
+        for (branch, condition) in self.into.iter() {
+            if evaluated(condition.holds(row, &[]))? {
+                return context.forward_to(branch, record);
+            }
+        }
+        match &self.rest {
+            Some(rest) => context.forward_to(rest, record),
+            None => Ok(()),
+        }
     }
-    let mut out = Vec::new();
-    write_plain(value, &mut out);
-    Some(out.into())
 }

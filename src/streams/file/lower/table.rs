@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{
     evaluated, key_of, row_of,
@@ -15,12 +15,12 @@ use super::{
 use crate::streams::{
     error::{Result, StreamsError},
     file::{
-        expression::{Aggregate, Expression, Predicate},
+        expression::{Aggregate, Expression, Predicate, Taken},
         value::{DataType, Datum, Row},
-        window::Windows,
+        window::{Starts, Windows},
     },
     processor::{AnyProcessor, ClockId, DropReason, NodeContext, StoreId},
-    record::{AnyRecord, ByteKey, Headers, Timestamp},
+    record::{AnyRecord, AnyValue, ByteKey, Headers, Timestamp},
     state::ValueAndTimestamp,
 };
 
@@ -48,6 +48,19 @@ pub struct TableSpec {
     pub select: Vec<Expression>,
     /// Results to let through.
     pub having: Option<Predicate>,
+    /// Whether changes say what they replace.
+    pub with_old: bool,
+}
+
+/// What of a table is in one place: a key, and a window's start and shown end (0 without windows).
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// The group key.
+    pub key: &'a [u8],
+    /// The window's start.
+    pub start: Timestamp,
+    /// The window's end as results show it.
+    pub end: Timestamp,
 }
 
 impl TableSpec {
@@ -56,14 +69,20 @@ impl TableSpec {
         TableState { revision: 0, states: self.aggregates.iter().map(Aggregate::init).collect() }
     }
 
-    /// The window's start of a moment; 0 without windows.
-    pub fn start_of(&self, time: Timestamp) -> Timestamp {
-        self.windows.as_ref().map_or(0, |windows| windows.start_of(time))
+    /// The starts of the aligned windows that a moment is in; 0 without windows.
+    pub fn starts_of(&self, time: Timestamp) -> Starts {
+        self.windows.as_ref().map_or_else(|| smallvec![0], |windows| windows.starts_of(time))
+    }
+
+    /// A key and an aligned or sliding window by its start.
+    pub fn place<'a>(&self, key: &'a [u8], start: Timestamp) -> Place<'a> {
+        let end = self.windows.as_ref().map_or(0, |windows| windows.shown_end(start));
+        Place { key, start, end }
     }
 
     /// Folds a record in. After an error the state is as before: first everything that may fail, then the rest.
     pub fn add(&self, state: &mut TableState, row: &Row, time: Timestamp) -> Result<()> {
-        let mut values: SmallVec<[Option<Datum>; 8]> = SmallVec::new();
+        let mut values: SmallVec<[Option<Taken>; 8]> = SmallVec::new();
         for (aggregate, held) in self.aggregates.iter().zip(&state.states) {
             let value = evaluated(aggregate.value(row))?;
             if let Some(value) = &value {
@@ -80,8 +99,8 @@ impl TableSpec {
         Ok(())
     }
 
-    /// Folds a partial result in.
-    fn merge(&self, state: &mut TableState, part: TableState) -> Result<()> {
+    /// Folds another state in.
+    pub fn merge(&self, state: &mut TableState, part: TableState) -> Result<()> {
         state.revision += part.revision;
         for ((aggregate, held), more) in self.aggregates.iter().zip(&mut state.states).zip(part.states) {
             evaluated(aggregate.merge(held, more))?;
@@ -90,14 +109,14 @@ impl TableSpec {
     }
 
     /// The result row; `None` when `having` keeps it back.
-    fn result(&self, key: &[u8], start: Timestamp, state: &TableState, last: bool) -> Result<Option<Row>> {
+    pub fn result(&self, place: Place<'_>, state: &TableState, last: bool) -> Result<Option<Row>> {
         let mut row = Row::with_capacity(self.key_types.len() + self.select.len() + 4);
-        super::codec::read_key(&self.key_types, key, &mut row).ok_or_else(|| {
+        super::codec::read_key(&self.key_types, place.key, &mut row).ok_or_else(|| {
             StreamsError::fatal(format!("store {} holds a key of another shape", self.store))
         })?;
-        if let Some(windows) = &self.windows {
-            row.push(Datum::Timestamp(start));
-            row.push(Datum::Timestamp(windows.end_of(start)));
+        if self.windows.is_some() {
+            row.push(Datum::Timestamp(place.start));
+            row.push(Datum::Timestamp(place.end));
         }
         let results: Row = self
             .aggregates
@@ -118,17 +137,138 @@ impl TableSpec {
             _ => Ok(Some(row)),
         }
     }
+
+    /// The row that a join finds under a key.
+    pub fn looked_up(
+        &self,
+        key: Option<&AnyValue>,
+        held: Option<ValueAndTimestamp>,
+    ) -> Result<Option<ValueAndTimestamp>> {
+        let key = key.and_then(|key| key.downcast_ref::<Vec<u8>>());
+        let (Some(key), Some(held)) = (key, held) else { return Ok(None) };
+        let Some(state) = held.value.downcast_ref::<TableState>() else { return Ok(None) };
+        let row = self.result(self.place(key, 0), state, false)?;
+        Ok(row.map(|row| ValueAndTimestamp { value: Arc::new(row), timestamp: held.timestamp }))
+    }
+
+    /// Sends the running result after a change of the state; `before` is the state that it had.
+    pub fn send_update(
+        &self,
+        context: NodeContext<'_>,
+        place: Place<'_>,
+        before: Option<&TableState>,
+        (state, time): (&TableState, Timestamp),
+        headers: Headers,
+    ) -> Result<()> {
+        if !self.on_update {
+            return Ok(());
+        }
+        let new = self.result(place, state, false)?;
+        let old = match before {
+            // What is no longer let through is taken back.
+            Some(before) if self.with_old || new.is_none() => self.result(place, before, false)?,
+            _ => None,
+        };
+        if new.is_none() && old.is_none() {
+            return Ok(());
+        }
+        send(context, place.key, (new, old), time, headers)
+    }
+
+    /// Sends the last result of a window.
+    pub fn send_final(
+        &self,
+        context: NodeContext<'_>,
+        place: Place<'_>,
+        state: &TableState,
+        time: Timestamp,
+    ) -> Result<()> {
+        match self.result(place, state, true)? {
+            Some(result) => send(context, place.key, (Some(result), None), time, Headers::EMPTY),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends the last results of what the clock has passed in a window store, and forgets what nobody may ask for any more.
+    pub fn close(
+        &self,
+        context: NodeContext<'_>,
+        windows: &Windows,
+        (store, clocks): (StoreId, Clocks),
+        clock: Timestamp,
+    ) -> Result<()> {
+        let open = windows.first_open(clock.saturating_sub(self.grace_ms));
+        let closed = context.clock(clocks.closed);
+        if open > closed {
+            if self.on_close {
+                for row in context.with_window(store, |rows| rows.fetch_closed(closed, open - 1))? {
+                    let Some(state) = row.value.value.downcast_ref::<TableState>() else { continue };
+                    self.send_final(context, self.place(&row.key, row.start), state, row.value.timestamp)?;
+                }
+            }
+            context.set_clock(clocks.closed, open);
+        }
+        let kept = windows.first_open(open.saturating_sub(self.retention_ms));
+        let forgotten = context.clock(clocks.forgotten);
+        if kept > forgotten {
+            let at = context.record_context();
+            context.with_window(store, |rows| {
+                for row in rows.fetch_closed(forgotten, kept - 1)? {
+                    rows.put(row.key, None, row.start, &at)?;
+                }
+                Ok(())
+            })?;
+            context.set_clock(clocks.forgotten, kept);
+        }
+        Ok(())
+    }
+
+    /// Whether the window that begins there takes nothing any more.
+    pub fn is_late(&self, start: Timestamp, clock: Timestamp) -> bool {
+        let Some(windows) = &self.windows else { return false };
+        windows.end_of(start).saturating_add(self.grace_ms) <= clock
+    }
+}
+
+/// Sends a change of a row.
+pub fn send(
+    context: NodeContext<'_>,
+    key: &[u8],
+    (new, old): (Option<Row>, Option<Row>),
+    time: Timestamp,
+    headers: Headers,
+) -> Result<()> {
+    let erased = |row: Option<Row>| row.map(|row| Arc::new(row) as AnyValue);
+    context.forward(AnyRecord::change(Some(Arc::new(key.to_vec())), erased(new), erased(old), time, headers))
 }
 
 /// The clocks of a table in one task, committed and rewound with its state.
 #[derive(Clone, Copy)]
-struct Clocks {
+pub struct Clocks {
     /// Newest time seen here; the clock where watermarks are off.
-    seen: ClockId,
-    /// Windows that begin before this have left as final.
-    closed: ClockId,
-    /// Windows that begin before this are no longer kept.
-    forgotten: ClockId,
+    pub seen: ClockId,
+    /// Windows that begin (sessions: end) before this have left as final.
+    pub closed: ClockId,
+    /// Windows that begin (sessions: end) before this are no longer kept.
+    pub forgotten: ClockId,
+}
+
+impl Clocks {
+    /// Registers them.
+    pub fn register(context: NodeContext<'_>) -> Self {
+        Clocks {
+            seen: context.register_clock("seen", -1),
+            closed: context.register_clock("closed", i64::MIN),
+            forgotten: context.register_clock("forgotten", i64::MIN),
+        }
+    }
+
+    /// Notes a record's time; returns the clock by which it is judged.
+    pub fn observe(&self, context: NodeContext<'_>, time: Timestamp) -> Timestamp {
+        let seen = context.clock(self.seen).max(time);
+        context.set_clock(self.seen, seen);
+        context.watermark().unwrap_or(seen)
+    }
 }
 
 /// See the module's documentation.
@@ -146,111 +286,74 @@ impl TableProcessor {
     /// Emits and forgets what the clock has passed.
     fn advance(&self, context: NodeContext<'_>, clock: Timestamp) -> Result<()> {
         let Some(windows) = &self.spec.windows else { return Ok(()) };
-        let (store, clocks) = super::ready(self.ready)?;
-        // The window that holds this moment is the first that is still open.
-        let open = windows.start_of(clock.saturating_sub(self.spec.grace_ms));
-        let closed = context.clock(clocks.closed);
-        if open > closed {
-            if self.spec.on_close {
-                let rows = context.with_window(store, |rows| rows.fetch_closed(closed, open - 1))?;
-                for row in rows {
-                    let Some(state) = row.value.value.downcast_ref::<TableState>() else { continue };
-                    if let Some(result) = self.spec.result(&row.key, row.start, state, true)? {
-                        self.forward(context, &row.key, result, row.value.timestamp, Headers::EMPTY)?;
-                    }
-                }
-            }
-            context.set_clock(clocks.closed, open);
-        }
-        let kept = windows.start_of(open.saturating_sub(self.spec.retention_ms));
-        let forgotten = context.clock(clocks.forgotten);
-        if kept > forgotten {
-            let at = context.record_context();
-            context.with_window(store, |rows| {
-                for row in rows.fetch_closed(forgotten, kept - 1)? {
-                    rows.put(row.key, None, row.start, &at)?;
-                }
-                Ok(())
-            })?;
-            context.set_clock(clocks.forgotten, kept);
-        }
-        Ok(())
+        self.spec.close(context, windows, super::ready(self.ready)?, clock)
     }
 
-    fn forward(
+    /// What came folded into the state of a place; nothing is written yet.
+    fn folded(
         &self,
         context: NodeContext<'_>,
-        key: &[u8],
-        row: Row,
-        timestamp: Timestamp,
-        headers: Headers,
-    ) -> Result<()> {
-        context.forward(AnyRecord::new(Some(Arc::new(key.to_vec())), Some(Arc::new(row)), timestamp, headers))
+        place: Place<'_>,
+        fold: impl FnOnce(&mut TableState) -> Result<()>,
+        time: Timestamp,
+    ) -> Result<Change> {
+        let (store, _) = super::ready(self.ready)?;
+        let held = if self.spec.windows.is_some() {
+            context.with_window(store, |rows| rows.fetch(place.key, place.start))?
+        } else {
+            context.with_key_value(store, |rows| rows.get(place.key))?
+        };
+        let time = held.as_ref().map_or(time, |held| held.timestamp.max(time));
+        let held = held.and_then(|held| held.value.downcast::<TableState>().ok());
+        let mut state = held.as_deref().cloned().unwrap_or_else(|| self.spec.empty());
+        fold(&mut state)?;
+        Ok(Change { before: held, state: Arc::new(state), time })
     }
 
-    /// Folds what came into the state at (key, start); returns the new state and its time.
+    /// Keeps a changed state and sends the running result.
     fn update(
         &self,
         context: NodeContext<'_>,
-        key: &[u8],
-        start: Timestamp,
-        fold: impl FnOnce(&mut TableState) -> Result<()>,
-        time: Timestamp,
-    ) -> Result<(Arc<TableState>, Timestamp)> {
+        place: Place<'_>,
+        change: Change,
+        headers: Headers,
+    ) -> Result<()> {
         let (store, _) = super::ready(self.ready)?;
         let at = context.record_context();
-        let step = |held: Option<ValueAndTimestamp>| -> Result<(Arc<TableState>, ValueAndTimestamp)> {
-            let time = held.as_ref().map_or(time, |held| held.timestamp.max(time));
-            let mut state = held
-                .and_then(|held| held.value.downcast::<TableState>().ok())
-                .map_or_else(|| self.spec.empty(), Arc::unwrap_or_clone);
-            fold(&mut state)?;
-            let state = Arc::new(state);
-            Ok((state.clone(), ValueAndTimestamp { value: state, timestamp: time }))
-        };
+        let value = Some(ValueAndTimestamp { value: change.state.clone(), timestamp: change.time });
+        let key = ByteKey::new(place.key);
         if self.spec.windows.is_some() {
-            context.with_window(store, |rows| {
-                let (state, value) = step(rows.fetch(key, start)?)?;
-                let time = value.timestamp;
-                rows.put(ByteKey::new(key), Some(value), start, &at)?;
-                Ok((state, time))
-            })
+            context.with_window(store, |rows| rows.put(key, value, place.start, &at))?;
         } else {
-            context.with_key_value(store, |rows| {
-                let (state, value) = step(rows.get(key)?)?;
-                let time = value.timestamp;
-                rows.put(ByteKey::new(key), Some(value), &at)?;
-                Ok((state, time))
-            })
+            context.with_key_value(store, |rows| rows.put(key, value, &at))?;
         }
+        let now = (change.state.as_ref(), change.time);
+        self.spec.send_update(context, place, change.before.as_deref(), now, headers)
     }
+}
 
-    fn is_late(&self, start: Timestamp, clock: Timestamp) -> bool {
-        let Some(windows) = &self.spec.windows else { return false };
-        windows.end_of(start).saturating_add(self.spec.grace_ms) <= clock
-    }
+/// A state on its way into the store.
+struct Change {
+    before: Option<Arc<TableState>>,
+    state: Arc<TableState>,
+    time: Timestamp,
 }
 
 impl AnyProcessor for TableProcessor {
     fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
-        let clocks = Clocks {
-            seen: context.register_clock("seen", -1),
-            closed: context.register_clock("closed", i64::MIN),
-            forgotten: context.register_clock("forgotten", i64::MIN),
-        };
-        self.ready = Some((context.store(&self.spec.store)?, clocks));
+        self.ready = Some((context.store(&self.spec.store)?, Clocks::register(context)));
         Ok(())
     }
 
     fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
         let (_, clocks) = super::ready(self.ready)?;
         let partial = record.value.as_ref().and_then(|value| value.downcast_ref::<PartialState>());
-        let (key, start, time, records) = match partial {
+        let (key, starts, time, records) = match partial {
             Some(partial) => {
                 let Some(key) = record.key.as_ref().and_then(|key| key.downcast_ref::<Vec<u8>>()) else {
                     return Err(StreamsError::fatal("a partial result has no key"));
                 };
-                (key.clone(), partial.start, partial.time, partial.state.revision)
+                (key.clone(), smallvec![partial.start], partial.time, partial.state.revision)
             }
             None => {
                 let row = row_of(&record)?;
@@ -258,29 +361,29 @@ impl AnyProcessor for TableProcessor {
                     context.drop_record(DropReason::NullKey);
                     return Ok(());
                 };
-                (key, self.spec.start_of(record.timestamp), record.timestamp, 1)
+                (key, self.spec.starts_of(record.timestamp), record.timestamp, 1)
             }
         };
-        let seen = context.clock(clocks.seen).max(time);
-        context.set_clock(clocks.seen, seen);
-        let watermark = context.watermark();
-        if self.is_late(start, watermark.unwrap_or(seen)) {
-            for _ in 0..records {
-                context.drop_record(DropReason::Late);
+        let clock = clocks.observe(context, time);
+        // First everything that may fail: a record is in all of its windows or in none.
+        let mut changes: SmallVec<[(Timestamp, Change); 1]> = SmallVec::new();
+        for start in starts {
+            if self.spec.is_late(start, clock) {
+                for _ in 0..records {
+                    context.drop_record(DropReason::Late);
+                }
+                continue;
             }
-        } else {
             let fold = |state: &mut TableState| match partial {
                 Some(partial) => self.spec.merge(state, partial.state.clone()),
                 None => self.spec.add(state, row_of(&record)?, time),
             };
-            let (state, time) = self.update(context, &key, start, fold, time)?;
-            if self.spec.on_update
-                && let Some(result) = self.spec.result(&key, start, &state, false)?
-            {
-                self.forward(context, &key, result, time, record.headers)?;
-            }
+            changes.push((start, self.folded(context, self.spec.place(&key, start), fold, time)?));
         }
-        if watermark.is_none() { self.advance(context, seen) } else { Ok(()) }
+        for (start, change) in changes {
+            self.update(context, self.spec.place(&key, start), change, record.headers.clone())?;
+        }
+        if context.watermark().is_none() { self.advance(context, clock) } else { Ok(()) }
     }
 
     fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {

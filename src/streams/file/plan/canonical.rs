@@ -5,9 +5,17 @@
 
 use serde_json::{Value, json};
 
-use super::{BadPolicy, JoinPlan, Operator, Plan, PlanNode, SinkPlan, TablePlan};
+use super::{
+    BadPolicy, JoinPlan, LookupPlan, Operator, Plan, PlanNode, SinkPlan, SourcePlan, TableJoinPlan, TablePlan,
+};
 use crate::streams::{
-    file::{expression::Typed, parse::JoinKind, time::format_duration, value::Column, window::Windows},
+    file::{
+        expression::Typed,
+        parse::{Format, JoinKind, Role},
+        time::format_duration,
+        value::Column,
+        window::Windows,
+    },
     topology::{changelog_topic, repartition_topic},
 };
 
@@ -56,24 +64,20 @@ impl Plan {
 
     fn operator(&self, node: &PlanNode) -> Value {
         match &node.operator {
-            Operator::Source { topic, time, max_future_ms, bad } => json!({
-                "kind": "source",
-                "topic": topic,
-                "time": time.map(|slot| &node.columns[slot].name),
-                "maxFuture": max_future_ms.map(format_duration),
-                "bad": match bad {
-                    BadPolicy::DeadLetter(topic) => json!({ "dlq": topic }),
-                    BadPolicy::Skip => json!("skip"),
-                    BadPolicy::Fail => json!("fail"),
-                },
-            }),
+            Operator::Source(source) => self.source(node, source),
             Operator::Stream { filter, select } => json!({
                 "kind": "stream",
                 "where": text(filter.as_ref()),
                 "select": select.as_ref().map(|select| selected(&node.columns, select)),
             }),
             Operator::Merge { .. } => json!({ "kind": "merge" }),
-            Operator::Dedupe { by, within_ms } => json!({
+            Operator::Split { into, rest } => json!({
+                "kind": "split",
+                "into": into.iter().map(|(name, condition)| format!("{name} = {condition}")).collect::<Vec<_>>(),
+                "rest": rest,
+            }),
+            Operator::Branch => json!({ "kind": "branch" }),
+            Operator::Dedupe { by, within_ms, .. } => json!({
                 "kind": "dedupe",
                 "by": node.columns[*by].name,
                 "within": format_duration(*within_ms),
@@ -84,6 +88,8 @@ impl Plan {
             }),
             Operator::Table(table) => self.table(node, table),
             Operator::Join(join) => self.join(node, join),
+            Operator::Lookup(lookup) => self.lookup(node, lookup),
+            Operator::TableJoin(join) => self.table_join(node, join),
             Operator::Processor { uses, stores } => {
                 json!({ "kind": "processor", "uses": uses, "stores": stores })
             }
@@ -104,6 +110,66 @@ impl Plan {
         value
     }
 
+    fn source(&self, node: &PlanNode, source: &SourcePlan) -> Value {
+        let mut value = json!({
+            "kind": match source.role {
+                Role::Stream => "source",
+                Role::Table => "table",
+                Role::Global => "global",
+            },
+            "topic": source.topic,
+            "time": source.time.map(|slot| &node.columns[slot].name),
+            "maxFuture": source.max_future_ms.map(format_duration),
+            "bad": match &source.bad {
+                BadPolicy::DeadLetter(topic) => json!({ "dlq": topic }),
+                BadPolicy::Skip => json!("skip"),
+                BadPolicy::Fail => json!("fail"),
+            },
+        });
+        if source.format == Format::Raw {
+            value["format"] = json!("raw");
+        }
+        if !source.key.is_empty() {
+            value["key"] = source.key.iter().map(|slot| json!(node.columns[*slot].name)).collect();
+        }
+        value
+    }
+
+    fn lookup(&self, node: &PlanNode, lookup: &LookupPlan) -> Value {
+        json!({
+            "kind": if lookup.global { "global lookup" } else { "lookup" },
+            "joinKind": if lookup.left { "left" } else { "inner" },
+            "on": self.slot_names(node, 0, lookup.carried.as_ref(), &lookup.on),
+            "carried": self.carried(node, 0, lookup.carried.as_ref()),
+            "where": text(lookup.filter.as_ref()),
+            "select": selected(&node.columns, &lookup.select),
+        })
+    }
+
+    fn table_join(&self, node: &PlanNode, join: &TableJoinPlan) -> Value {
+        let foreign = join.foreign.as_ref().map(|slots| self.slot_names(node, 0, None, slots));
+        json!({
+            "kind": "table join",
+            "joinKind": kind_name(join.kind),
+            "foreignKey": foreign,
+            "where": text(join.filter.as_ref()),
+            "select": selected(&node.columns, &join.select),
+        })
+    }
+
+    /// Names of slots of a side's row, which may be the carried one.
+    fn slot_names(
+        &self,
+        node: &PlanNode,
+        side: usize,
+        carried: Option<&Vec<usize>>,
+        slots: &[usize],
+    ) -> Value {
+        let input = &self.nodes[node.inputs[side]].columns;
+        let name = |slot: &usize| json!(input[carried.map_or(*slot, |carried| carried[*slot])].name);
+        slots.iter().map(name).collect()
+    }
+
     fn join(&self, node: &PlanNode, join: &JoinPlan) -> Value {
         let mut value = self.state(node);
         value["kind"] = json!("join");
@@ -115,8 +181,21 @@ impl Plan {
     /// What decides the meaning of the rows that a node keeps.
     fn state(&self, node: &PlanNode) -> Value {
         match &node.operator {
-            Operator::Dedupe { by, within_ms } => {
-                json!({ "by": node.columns[*by], "within": format_duration(*within_ms) })
+            Operator::Dedupe { by, within_ms, state_version } => versioned(
+                json!({ "by": node.columns[*by], "within": format_duration(*within_ms) }),
+                *state_version,
+            ),
+            Operator::Source(source) if source.role == Role::Table => json!({
+                "topic": source.topic,
+                "key": source.key.iter().map(|slot| json!(node.columns[*slot])).collect::<Vec<_>>(),
+                "columns": node.columns.iter().map(|c| json!(c)).collect::<Vec<_>>(),
+                "stateVersion": source.state_version,
+            }),
+            Operator::TableJoin(join) if join.foreign.is_some() => {
+                let mut value = self.table_join(node, join);
+                value["columns"] = node.columns.iter().map(|c| json!(c)).collect();
+                value["stateVersion"] = json!(join.state_version);
+                value
             }
             Operator::Table(table) => json!({
                 "groupBy": node.columns[..table.group_by.len()].iter().map(|c| json!(c)).collect::<Vec<_>>(),
@@ -124,21 +203,24 @@ impl Plan {
                 "aggregates": table.aggregates.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "stateVersion": table.state_version,
             }),
-            Operator::Join(join) => json!({
-                "on": join.on,
-                "sides": [
-                    self.carried(node, 0, join.carried[0].as_ref()),
-                    self.carried(node, 1, join.carried[1].as_ref()),
-                ],
-                "before": format_duration(join.before_ms),
-                "after": format_duration(join.after_ms),
-                "grace": format_duration(join.grace_ms),
-                "joinKind": match join.kind {
-                    JoinKind::Inner => "inner",
-                    JoinKind::Left => "left",
-                    JoinKind::Outer => "outer",
-                },
-            }),
+            Operator::Join(join) => versioned(
+                json!({
+                    // One column is written as itself, as it was when there could be but one.
+                    "on": join.on.each_ref().map(|slots| match &slots[..] {
+                        [slot] => json!(slot),
+                        slots => json!(slots),
+                    }),
+                    "sides": [
+                        self.carried(node, 0, Some(&join.carried[0])),
+                        self.carried(node, 1, Some(&join.carried[1])),
+                    ],
+                    "before": format_duration(join.before_ms),
+                    "after": format_duration(join.after_ms),
+                    "grace": format_duration(join.grace_ms),
+                    "joinKind": kind_name(join.kind),
+                }),
+                join.state_version,
+            ),
             _ => Value::Null,
         }
     }
@@ -156,11 +238,18 @@ impl Plan {
         let full = |name: &str| repartition_topic(&self.app, &format!("{name}-repartition")).to_string();
         match &node.operator {
             Operator::Repartition { .. } => vec![full(&node.name)],
-            Operator::Table(TablePlan { carried: Some(_), .. }) => vec![full(&node.name)],
+            Operator::Table(TablePlan { carried: Some(_), .. })
+            | Operator::Lookup(LookupPlan { carried: Some(_), .. }) => vec![full(&node.name)],
+            Operator::TableJoin(join) if join.foreign.is_some() => {
+                let base = state_name(&node.name, join.state_version);
+                let topic =
+                    |part: &str| repartition_topic(&self.app, &format!("{base}-{part}-topic")).to_string();
+                vec![topic("subscription-registration"), topic("subscription-response")]
+            }
             Operator::Join(join) => ["left", "right"]
                 .into_iter()
-                .zip(&join.carried)
-                .filter(|(_, carried)| carried.is_some())
+                .zip(join.keyed)
+                .filter(|(_, keyed)| !keyed)
                 .map(|(side, _)| full(&format!("{}-{side}", node.name)))
                 .collect(),
             _ => Vec::new(),
@@ -171,18 +260,42 @@ impl Plan {
 /// Names of a node's stores.
 pub fn stores(node: &PlanNode) -> Vec<String> {
     match &node.operator {
-        Operator::Dedupe { .. } => vec![node.name.clone()],
-        Operator::Table(table) => vec![table_store(&node.name, table)],
-        Operator::Join(_) => {
-            ["left", "right", "due"].into_iter().map(|part| format!("{}-{part}", node.name)).collect()
+        Operator::Dedupe { state_version, .. } => vec![state_name(&node.name, *state_version)],
+        Operator::Source(SourcePlan { role: Role::Table, state_version, .. }) => {
+            vec![state_name(&node.name, *state_version)]
+        }
+        Operator::Table(table) => vec![state_name(&node.name, table.state_version)],
+        Operator::Join(join) => {
+            let base = state_name(&node.name, join.state_version);
+            ["left", "right", "due"].into_iter().map(|part| format!("{base}-{part}")).collect()
+        }
+        Operator::TableJoin(join) if join.foreign.is_some() => {
+            let base = state_name(&node.name, join.state_version);
+            vec![base.clone(), format!("{base}-subscription-store")]
         }
         _ => Vec::new(),
     }
 }
 
-/// The name of a table's store: the node's name, and its version from the second on.
-pub fn table_store(name: &str, table: &TablePlan) -> String {
-    if table.state_version > 1 { format!("{name}-v{}", table.state_version) } else { name.to_owned() }
+/// The name of a node's state: the node's name, and its version from the second on.
+pub fn state_name(name: &str, version: i64) -> String {
+    if version > 1 { format!("{name}-v{version}") } else { name.to_owned() }
+}
+
+/// The description of a state with its version, from the second on.
+fn versioned(mut state: Value, version: i64) -> Value {
+    if version > 1 {
+        state["stateVersion"] = json!(version);
+    }
+    state
+}
+
+fn kind_name(kind: JoinKind) -> &'static str {
+    match kind {
+        JoinKind::Inner => "inner",
+        JoinKind::Left => "left",
+        JoinKind::Outer => "outer",
+    }
 }
 
 fn text(typed: Option<&Typed>) -> Option<String> {
@@ -198,14 +311,31 @@ fn selected(columns: &[Column], select: &[Typed]) -> Value {
 }
 
 fn window(windows: &Windows, grace_ms: i64) -> Value {
-    json!({
-        "tumbling": format_duration(windows.size_ms()),
-        "zone": windows.zone(),
-        "grace": format_duration(grace_ms),
-    })
+    let days = |days: i64| format!("{days}d");
+    let mut value = match windows {
+        Windows::Fixed { size_ms, step_ms } if size_ms == step_ms => {
+            json!({ "tumbling": format_duration(*size_ms) })
+        }
+        Windows::Fixed { size_ms, step_ms } => {
+            json!({ "hopping": [format_duration(*size_ms), format_duration(*step_ms)] })
+        }
+        Windows::Days { days: length, step, .. } if length == step => {
+            json!({ "tumbling": format_duration(windows.size_ms()) })
+        }
+        Windows::Days { days: length, step, .. } => json!({ "hopping": [days(*length), days(*step)] }),
+        Windows::Sliding { size_ms } => json!({ "sliding": format_duration(*size_ms) }),
+        Windows::Session { gap_ms } => json!({ "session": format_duration(*gap_ms) }),
+    };
+    value["zone"] = json!(windows.zone());
+    value["grace"] = json!(format_duration(grace_ms));
+    value
 }
 
 fn sink_json(sink: &SinkPlan) -> Value {
     let headers: Vec<String> = sink.headers.iter().map(|(name, typed)| format!("{name} = {typed}")).collect();
-    json!({ "topic": sink.topic, "key": text(sink.key.as_ref()), "headers": headers })
+    let mut value = json!({ "topic": sink.topic, "key": text(sink.key.as_ref()), "headers": headers });
+    if sink.format == Format::Raw {
+        value["format"] = json!("raw");
+    }
+    value
 }

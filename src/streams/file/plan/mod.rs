@@ -17,7 +17,7 @@ use super::{
     value::Column,
     window::Windows,
 };
-pub use canonical::{fingerprint, stores, table_store};
+pub use canonical::{fingerprint, state_name, stores};
 
 /// A planned application.
 #[derive(Debug)]
@@ -53,16 +53,7 @@ pub struct PlanNode {
 #[derive(Debug)]
 pub enum Operator {
     /// Reads a topic.
-    Source {
-        /// Topic.
-        topic: String,
-        /// Slot of the event time; `None`: the record's timestamp.
-        time: Option<usize>,
-        /// Most that a record may be ahead of the wall clock, ms.
-        max_future_ms: Option<i64>,
-        /// Bad records.
-        bad: BadPolicy,
-    },
+    Source(SourcePlan),
     /// Filters and projects.
     Stream {
         /// Rows to keep.
@@ -75,12 +66,23 @@ pub enum Operator {
         /// Slots by input.
         slots: Vec<Vec<usize>>,
     },
+    /// Sends rows to the first branch whose condition holds.
+    Split {
+        /// Names and conditions, in order.
+        into: Vec<(String, Typed)>,
+        /// The branch of what no condition takes.
+        rest: Option<String>,
+    },
+    /// What a split sends here.
+    Branch,
     /// Drops repeats.
     Dedupe {
         /// Slot of the id.
         by: usize,
         /// Event time within which repeats come, ms.
         within_ms: i64,
+        /// Counted up to begin anew.
+        state_version: i64,
     },
     /// Moves records to the partition of a key.
     Repartition {
@@ -89,8 +91,12 @@ pub enum Operator {
     },
     /// Aggregates.
     Table(TablePlan),
-    /// Joins.
+    /// Joins two streams.
     Join(JoinPlan),
+    /// Joins each row of a stream with the row of a table.
+    Lookup(LookupPlan),
+    /// Joins two tables.
+    TableJoin(TableJoinPlan),
     /// Runs registered code.
     Processor {
         /// Registered name.
@@ -98,6 +104,27 @@ pub enum Operator {
         /// Tables whose stores it reads.
         stores: Vec<String>,
     },
+}
+
+/// A topic and how it is read.
+#[derive(Debug)]
+pub struct SourcePlan {
+    /// Stream, table or global table.
+    pub role: parse::Role,
+    /// Topic.
+    pub topic: String,
+    /// How values are written.
+    pub format: parse::Format,
+    /// Slots that are read from the record's key; empty where the value repeats the key.
+    pub key: Vec<usize>,
+    /// Slot of the event time; `None`: the record's timestamp.
+    pub time: Option<usize>,
+    /// Most that a record may be ahead of the wall clock, ms.
+    pub max_future_ms: Option<i64>,
+    /// Bad records.
+    pub bad: BadPolicy,
+    /// Counted up to read a table anew.
+    pub state_version: i64,
 }
 
 /// What happens to bad records of a source.
@@ -146,10 +173,12 @@ pub struct TablePlan {
 /// A stream-stream join.
 #[derive(Debug)]
 pub struct JoinPlan {
-    /// For each side the columns carried through a repartition; `None`: the side is keyed already.
-    pub carried: [Option<Vec<usize>>; 2],
-    /// Slot of the key on each side, over the carried row.
-    pub on: [usize; 2],
+    /// For each side the columns that are kept, and carried through its repartition.
+    pub carried: [Vec<usize>; 2],
+    /// Whether a side has the key already, and needs no repartition.
+    pub keyed: [bool; 2],
+    /// Slots of the key on each side, over the carried row.
+    pub on: [Vec<usize>; 2],
     /// A right record may be this much older, ms.
     pub before_ms: i64,
     /// … or this much younger, ms.
@@ -162,6 +191,40 @@ pub struct JoinPlan {
     pub filter: Option<Typed>,
     /// Columns of the result, left and right carried rows as the two sides.
     pub select: Vec<Typed>,
+    /// Counted up to rebuild state.
+    pub state_version: i64,
+}
+
+/// A join of a stream with a table.
+#[derive(Debug)]
+pub struct LookupPlan {
+    /// Columns of the stream carried through a repartition; `None`: the stream is keyed already, or the table is everywhere.
+    pub carried: Option<Vec<usize>>,
+    /// Slots of the table's key, over the carried row.
+    pub on: Vec<usize>,
+    /// Whether the table is a global one.
+    pub global: bool,
+    /// Whether rows without a partner are kept.
+    pub left: bool,
+    /// Joined rows to keep.
+    pub filter: Option<Typed>,
+    /// Columns of the result, the stream's row and the table's as the two sides.
+    pub select: Vec<Typed>,
+}
+
+/// A join of two tables.
+#[derive(Debug)]
+pub struct TableJoinPlan {
+    /// Slots of the right table's key in the left row; `None`: both have the same key.
+    pub foreign: Option<Vec<usize>>,
+    /// Which rows without partner are kept.
+    pub kind: parse::JoinKind,
+    /// Joined rows to keep.
+    pub filter: Option<Typed>,
+    /// Columns of the result.
+    pub select: Vec<Typed>,
+    /// Counted up to rebuild state.
+    pub state_version: i64,
 }
 
 /// A sink.
@@ -169,6 +232,8 @@ pub struct JoinPlan {
 pub struct SinkPlan {
     /// Topic.
     pub topic: String,
+    /// How values are written.
+    pub format: parse::Format,
     /// The key, as text.
     pub key: Option<Typed>,
     /// Headers.
@@ -188,13 +253,44 @@ pub fn plan(file_name: &str, text: &str, processors: &BTreeSet<String>) -> Resul
     bind::bind(text, &file, processors, Some(&needed), Diagnostics::new(file_name, text))
 }
 
+impl PlanNode {
+    /// Whether the node is a table that joins can look a key up in, where the file reads it.
+    pub fn is_table(&self) -> bool {
+        self.keyed_by.is_some()
+            && match &self.operator {
+                Operator::Source(source) => source.role == parse::Role::Table,
+                Operator::Table(table) => table.windows.is_none(),
+                Operator::TableJoin(_) => true,
+                _ => false,
+            }
+    }
+
+    /// Whether rows of the node may be taken back: a deletion, a condition that no longer holds, a session that grew.
+    pub fn takes_back(&self) -> bool {
+        match &self.operator {
+            Operator::Source(source) => source.role == parse::Role::Table,
+            Operator::Table(table) => {
+                (table.on_update && table.having.is_some())
+                    || matches!(table.windows, Some(Windows::Session { .. }) if table.on_update)
+            }
+            Operator::TableJoin(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether every instance has all of it.
+    pub fn is_global(&self) -> bool {
+        matches!(&self.operator, Operator::Source(SourcePlan { role: parse::Role::Global, .. }))
+    }
+}
+
 impl Plan {
     /// The topics outside of the application that are read.
     pub fn source_topics(&self) -> Vec<&str> {
         self.nodes
             .iter()
             .filter_map(|node| match &node.operator {
-                Operator::Source { topic, .. } => Some(topic.as_str()),
+                Operator::Source(source) => Some(source.topic.as_str()),
                 _ => None,
             })
             .collect()
@@ -205,7 +301,9 @@ impl Plan {
         let mut topics: Vec<&str> = Vec::new();
         for node in &self.nodes {
             let dead_letters = match &node.operator {
-                Operator::Source { bad: BadPolicy::DeadLetter(topic), .. } => Some(topic.as_str()),
+                Operator::Source(SourcePlan { bad: BadPolicy::DeadLetter(topic), .. }) => {
+                    Some(topic.as_str())
+                }
                 _ => None,
             };
             for topic in node.sink.iter().map(|sink| sink.topic.as_str()).chain(dead_letters) {

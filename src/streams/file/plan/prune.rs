@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{JoinPlan, Operator, Plan, PlanNode, TablePlan};
+use super::{JoinPlan, LookupPlan, Operator, Plan, PlanNode, SourcePlan, TableJoinPlan, TablePlan};
 use crate::streams::file::expression::{Side, Typed};
 
 /// Columns to keep, by node.
@@ -22,7 +22,7 @@ pub fn needed(plan: &Plan) -> Needed {
         for (input, reads) in node.inputs.iter().zip(reads(plan, node, &slots[position].clone())) {
             slots[*input].extend(reads);
         }
-        if let Operator::Source { time: Some(time), .. } = node.operator {
+        if let Operator::Source(SourcePlan { time: Some(time), .. }) = node.operator {
             slots[position].insert(time);
         }
     }
@@ -46,7 +46,13 @@ fn side(expressions: impl Iterator<Item = impl std::borrow::Borrow<Typed>>, side
 /// What a node reads of each input, given which of its own columns are needed.
 fn reads(plan: &Plan, node: &PlanNode, needed: &BTreeSet<usize>) -> Vec<BTreeSet<usize>> {
     match &node.operator {
-        Operator::Source { .. } => Vec::new(),
+        Operator::Source(_) => Vec::new(),
+        Operator::Split { into, .. } => {
+            let mut read = side(into.iter().map(|(_, condition)| condition), Side::Left);
+            read.extend(needed);
+            vec![read]
+        }
+        Operator::Branch => vec![needed.clone()],
         Operator::Stream { filter, select } => {
             let mut read = side(filter.iter(), Side::Left);
             match select {
@@ -64,6 +70,8 @@ fn reads(plan: &Plan, node: &PlanNode, needed: &BTreeSet<usize>) -> Vec<BTreeSet
         Operator::Repartition { by } => vec![needed.iter().chain(by).copied().collect()],
         Operator::Table(table) => vec![table_reads(table)],
         Operator::Join(join) => join_reads(join, needed),
+        Operator::Lookup(lookup) => lookup_reads(lookup, needed),
+        Operator::TableJoin(join) => table_join_reads(join, needed),
         Operator::Processor { .. } => vec![(0..plan.nodes[node.inputs[0]].columns.len()).collect()],
     }
 }
@@ -84,8 +92,24 @@ fn join_reads(join: &JoinPlan, needed: &BTreeSet<usize>) -> Vec<BTreeSet<usize>>
         .into_iter()
         .enumerate()
         .map(|(index, which)| {
-            let input = |slot: usize| join.carried[index].as_ref().map_or(slot, |carried| carried[slot]);
-            side(expressions(), which).into_iter().chain([join.on[index]]).map(input).collect()
+            let input = |slot: usize| join.carried[index][slot];
+            side(expressions(), which).into_iter().chain(join.on[index].iter().copied()).map(input).collect()
         })
         .collect()
+}
+
+fn lookup_reads(lookup: &LookupPlan, needed: &BTreeSet<usize>) -> Vec<BTreeSet<usize>> {
+    let expressions = || needed.iter().map(|slot| &lookup.select[*slot]).chain(lookup.filter.iter());
+    let input = |slot: usize| lookup.carried.as_ref().map_or(slot, |carried| carried[slot]);
+    let left = side(expressions(), Side::Left).into_iter().chain(lookup.on.iter().copied()).map(input);
+    vec![left.collect(), side(expressions(), Side::Right)]
+}
+
+/// Tables of topics are kept whole, whoever reads them; only joined columns may go, and those of a foreign key are state, too.
+fn table_join_reads(join: &TableJoinPlan, needed: &BTreeSet<usize>) -> Vec<BTreeSet<usize>> {
+    let all: BTreeSet<usize> = (0..join.select.len()).collect();
+    let needed = if join.foreign.is_some() { &all } else { needed };
+    let expressions = || needed.iter().map(|slot| &join.select[*slot]).chain(join.filter.iter());
+    let left = side(expressions(), Side::Left).into_iter().chain(join.foreign.iter().flatten().copied());
+    vec![left.collect(), side(expressions(), Side::Right)]
 }

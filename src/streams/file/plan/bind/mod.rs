@@ -13,11 +13,11 @@ use std::{
     ops::Range,
 };
 
-use super::{BadPolicy, Operator, Plan, PlanNode, prune::Needed};
+use super::{BadPolicy, Operator, Plan, PlanNode, SourcePlan, prune::Needed};
 use crate::streams::file::{
     diagnostic::{Diagnostic, Diagnostics},
     expression::{self, ExpressionError, Scope, Typed, check, check_boolean},
-    parse::{Bad, Body, Columns, File, Node, Source, Table},
+    parse::{Bad, Body, Columns, File, Format, Node, Role, Source, Table},
     reader::{Text, place_in},
     suggest::did_you_mean,
     value::{Column, ColumnType, DataType},
@@ -79,6 +79,8 @@ fn inputs(node: &Node) -> Vec<&Text> {
         Body::Source(_) => Vec::new(),
         Body::Dedupe { from, .. }
         | Body::Stream { from, .. }
+        | Body::Split { from, .. }
+        | Body::Branch { from }
         | Body::Repartition { from, .. }
         | Body::Processor { from, .. } => vec![from],
         Body::Table(Table { from, .. }) => vec![from],
@@ -173,14 +175,18 @@ impl<'a> Binder<'a> {
             .iter()
             .map(|input| self.positions.get(input.value.as_str()).copied())
             .collect::<Option<_>>()?;
+        self.readable(node, &positions)?;
         let name = node.name.value.clone();
         let mut bound = match &node.body {
             Body::Source(source) => self.source(node, source)?,
-            Body::Dedupe { by, within, .. } => {
+            Body::Dedupe { by, within, state_version, .. } => {
                 let by = self.column(positions[0], by)?;
-                let operator = Operator::Dedupe { by, within_ms: within.value };
+                let operator =
+                    Operator::Dedupe { by, within_ms: within.value, state_version: *state_version };
                 self.passing(name, positions, operator)
             }
+            Body::Split { from, into, rest } => self.split(name, positions, from, into, rest.as_ref())?,
+            Body::Branch { .. } => self.passing(name, positions, Operator::Branch),
             Body::Stream { from, filter, select } => {
                 self.stream(name, positions, from, filter.as_ref(), select.as_ref())?
             }
@@ -204,6 +210,33 @@ impl<'a> Binder<'a> {
         Some(bound)
     }
 
+    /// Refuses inputs that are no stream of rows: a global table outside of a join, a split instead of a branch.
+    fn readable(&mut self, node: &Node, positions: &[usize]) -> Option<()> {
+        let mut right = true;
+        for (index, (input, position)) in inputs(node).into_iter().zip(positions).enumerate() {
+            let read = &self.nodes[*position];
+            let joined = matches!(node.body, Body::Join(_)) && index == 1;
+            if read.is_global() && !joined {
+                self.report(
+                    Diagnostic::new(input.span.clone(), format!("`{}` is a global table", input.value))
+                        .help("it is looked up by joins, on their `right` side; nothing else can read it"),
+                );
+                right = false;
+            } else if let Operator::Split { into, rest } = &read.operator
+                && !matches!(node.body, Body::Branch { .. })
+            {
+                let branches: Vec<&str> =
+                    into.iter().map(|(name, _)| name).chain(rest).map(String::as_str).collect();
+                let help = format!("read one of its branches: {}", branches.join(", "));
+                self.report(
+                    Diagnostic::new(input.span.clone(), format!("`{}` is a split", input.value)).help(help),
+                );
+                right = false;
+            }
+        }
+        right.then_some(())
+    }
+
     /// A node whose rows are those of its input.
     fn passing(&self, name: String, inputs: Vec<usize>, operator: Operator) -> PlanNode {
         let input = &self.nodes[inputs[0]];
@@ -224,7 +257,7 @@ impl<'a> Binder<'a> {
     fn source(&mut self, node: &Node, source: &Source) -> Option<PlanNode> {
         let name = &node.name.value;
         for other in &self.nodes {
-            if let Operator::Source { topic, .. } = &other.operator
+            if let Operator::Source(SourcePlan { topic, .. }) = &other.operator
                 && *topic == source.topic.value
             {
                 let message = format!("topic `{topic}` is already read by `{}`", other.name);
@@ -270,33 +303,87 @@ impl<'a> Binder<'a> {
             let help = format!("declare it as `{} = \"timestamp\"`: RFC 3339 or milliseconds", column.name);
             self.report(Diagnostic::new(text.span.clone(), message).help(help));
         }
-        let key = source.key.as_ref().and_then(|key| field(self, "key", key));
+        let key: Option<Vec<Column>> =
+            source.key.iter().flatten().map(|key| field(self, "key", key)).collect();
+        let key = key?;
+        if !self.source_shape(source, &all, &key) {
+            return None;
+        }
         let is_time = |column: &Column| time.as_ref().is_some_and(|(time, _)| time.name == column.name);
+        // A table is kept as it is declared, whoever reads it: what its state holds must not hang on its readers.
+        let whole = source.role != Role::Stream || source.format == Format::Raw;
         let columns: Vec<Column> = all
             .iter()
-            .filter(|column| is_time(column) || self.is_needed(name, &column.name))
+            .filter(|column| whole || is_time(column) || self.is_needed(name, &column.name))
             .cloned()
             .collect();
         let time = columns.iter().position(is_time);
         let bad = match &source.bad {
+            Bad::DeadLetter(dlq) if source.role == Role::Global => {
+                if let Some(dlq) = dlq {
+                    let message =
+                        "every instance reads all of a global table: each would write its dead letters";
+                    let help = "write `bad = \"skip\"`, which is what it does by itself, or `bad = \"fail\"`";
+                    self.report(Diagnostic::new(dlq.span.clone(), message).help(help));
+                }
+                BadPolicy::Skip
+            }
             Bad::DeadLetter(Some(topic)) => BadPolicy::DeadLetter(topic.value.clone()),
             Bad::DeadLetter(None) => BadPolicy::DeadLetter(format!("{}-dlq", source.topic.value)),
             Bad::Skip => BadPolicy::Skip,
             Bad::Fail => BadPolicy::Fail,
         };
+        let slots = key.iter().filter_map(|key| columns.iter().position(|column| column.name == key.name));
+        let operator = Operator::Source(SourcePlan {
+            role: source.role,
+            topic: source.topic.value.clone(),
+            format: source.format,
+            key: if whole { slots.collect() } else { Vec::new() },
+            time,
+            max_future_ms: source.max_future.as_ref().map(|max| max.value),
+            bad,
+            state_version: source.state_version,
+        });
         Some(PlanNode {
             name: name.clone(),
             inputs: Vec::new(),
-            keyed_by: key.map(|column| vec![column.name]),
+            keyed_by: source.key.is_some().then(|| key.into_iter().map(|column| column.name).collect()),
             columns,
-            operator: Operator::Source {
-                topic: source.topic.value.clone(),
-                time,
-                max_future_ms: source.max_future.as_ref().map(|max| max.value),
-                bad,
-            },
+            operator,
             sink: None,
         })
+    }
+
+    /// Whether the fields are such that key and value can be told apart.
+    fn source_shape(&mut self, source: &Source, all: &[Column], key: &[Column]) -> bool {
+        let mut right = true;
+        for (column, text) in key.iter().zip(source.key.iter().flatten()) {
+            if source.role != Role::Stream && column.column_type.nullable {
+                self.report(
+                    Diagnostic::new(text.span.clone(), format!("the key `{}` may be NULL", column.name))
+                        .help("a row without a key is no row of a table: declare it without `?`"),
+                );
+                right = false;
+            }
+            if column.column_type.data_type == DataType::Json {
+                self.report(
+                    Diagnostic::new(text.span.clone(), format!("the key `{}` is json", column.name))
+                        .help("equal documents may be written in other ways: use a text"),
+                );
+                right = false;
+            }
+        }
+        let values =
+            all.len() - all.iter().filter(|column| key.iter().any(|key| key.name == column.name)).count();
+        if source.format == Format::Raw && values != 1 {
+            let at = source.fields.first().map_or(source.topic.span.clone(), |(name, _)| name.span.clone());
+            let message = format!("a raw topic has one value per record, this declares {values}");
+            self.report(Diagnostic::new(at, message).help(
+                "write one field for the value, and one per column of `key` if the record's key is read, too",
+            ));
+            right = false;
+        }
+        right
     }
 
     /// The slot of a column of a node.
@@ -350,16 +437,27 @@ impl<'a> Binder<'a> {
         let (mut columns, mut expressions) = (Vec::new(), Vec::new());
         let mut right = true;
         for (name, text) in select {
+            // What nobody needs was right when everything was looked at; now its inputs may be gone.
+            if !self.is_needed(node, &name.value) {
+                continue;
+            }
             match self.checked(text, scope) {
-                Some(typed) if self.is_needed(node, &name.value) => {
+                Some(typed) => {
                     columns.push(Column::new(name.value.clone(), typed.column_type()));
                     expressions.push(typed);
                 }
-                Some(_) => {}
                 None => right = false,
             }
         }
         right.then_some((columns, expressions))
+    }
+
+    /// All columns of a projection.
+    fn whole_projection(&mut self, select: &Columns, scope: &Scope) -> Option<(Vec<Column>, Vec<Typed>)> {
+        let needed = self.needed.take();
+        let projection = self.projection("", select, scope);
+        self.needed = needed;
+        projection
     }
 
     fn stream(
@@ -391,6 +489,26 @@ impl<'a> Binder<'a> {
         });
         let operator = Operator::Stream { filter, select: Some(expressions) };
         Some(PlanNode { name, inputs, columns, keyed_by, operator, sink: None })
+    }
+
+    fn split(
+        &mut self,
+        name: String,
+        inputs: Vec<usize>,
+        from: &Text,
+        into: &Columns,
+        rest: Option<&Text>,
+    ) -> Option<PlanNode> {
+        let scope = Scope::of(Some(&from.value), &self.nodes[inputs[0]].columns);
+        let conditions: Vec<Option<(String, Typed)>> = into
+            .iter()
+            .map(|(branch, text)| {
+                let condition = self.condition(Some(text), &scope).ok()??;
+                Some((branch.value.clone(), condition))
+            })
+            .collect();
+        let into = conditions.into_iter().collect::<Option<_>>()?;
+        Some(self.passing(name, inputs, Operator::Split { into, rest: rest.map(|rest| rest.value.clone()) }))
     }
 
     fn merge(&mut self, name: String, inputs: Vec<usize>, from: &[Text]) -> Option<PlanNode> {
@@ -525,13 +643,17 @@ impl<'a> Binder<'a> {
     fn idle_close(&mut self) -> Option<i64> {
         let mut first: Option<(i64, Range<usize>)> = None;
         for node in &self.file.nodes {
-            let Body::Table(Table { emit, .. }) = &node.body else { continue };
-            let Some(idle_close) = &emit.idle_close else { continue };
+            let idle_close = match &node.body {
+                Body::Table(Table { emit, .. }) => &emit.idle_close,
+                Body::Join(join) => &join.idle_close,
+                _ => &None,
+            };
+            let Some(idle_close) = idle_close else { continue };
             match &first {
                 None => first = Some((idle_close.value, idle_close.span.clone())),
                 Some((value, _)) if *value == idle_close.value => {}
                 Some(_) => self.diagnostics.push(
-                    Diagnostic::new(idle_close.span.clone(), "tables of one file have one `idle_close`")
+                    Diagnostic::new(idle_close.span.clone(), "nodes of one file have one `idle_close`")
                         .help("they share their inputs, and an input is silent for all of them"),
                 ),
             }

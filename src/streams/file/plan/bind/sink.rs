@@ -4,7 +4,7 @@ use super::{Binder, table::with_aliases};
 use crate::streams::file::{
     diagnostic::Diagnostic,
     expression::{Scope, Typed},
-    parse::{Body, To},
+    parse::{Body, Format, To},
     plan::{Operator, PlanNode, SinkPlan},
     reader::Text,
 };
@@ -38,11 +38,23 @@ impl<'a> Binder<'a> {
                 return None;
             }
         }
+        if to.format == Format::Raw && node.columns.len() != 1 {
+            let message = format!(
+                "a raw topic has one value per record, `{}` has {} columns",
+                name.value,
+                node.columns.len()
+            );
+            self.diagnostics.push(
+                Diagnostic::new(to.topic.span.clone(), message)
+                    .help("select one column in a stream, and write that"),
+            );
+        }
         let shape: Vec<String> = node
             .columns
             .iter()
             .map(|column| format!("{} {}", column.name, column.column_type))
             .chain([format!("key {}", key.is_some())])
+            .chain((to.format == Format::Raw).then(|| "raw".to_owned()))
             .collect();
         let shape = shape.join(", ");
         match self.topics.get(to.topic.value.as_str()) {
@@ -65,6 +77,7 @@ impl<'a> Binder<'a> {
         };
         Some(SinkPlan {
             topic: to.topic.value.clone(),
+            format: to.format,
             key,
             headers: headers.into_iter().collect::<Option<_>>()?,
         })

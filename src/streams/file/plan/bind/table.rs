@@ -6,10 +6,11 @@ use super::{Binder, MS_PER_DAY};
 use crate::streams::file::{
     diagnostic::Diagnostic,
     expression::{Aggregate, Scope, Side, Slot, check_select},
-    parse::{Table, Window},
+    parse::{Table, Window, WindowShape},
     plan::{Operator, PlanNode, TablePlan},
+    reader::Spanned,
     value::{Column, ColumnType, DataType},
-    window::Windows,
+    window::{OVERLAP_MAX, Windows},
 };
 
 /// How long a closed window stays readable when the file does not say, ms.
@@ -18,6 +19,13 @@ const RETENTION_MS: i64 = MS_PER_DAY;
 impl Binder<'_> {
     pub(super) fn table(&mut self, name: String, inputs: Vec<usize>, table: &Table) -> Option<PlanNode> {
         let input = &self.nodes[inputs[0]];
+        if input.takes_back() && input.is_table() {
+            let message =
+                format!("`{}` is a table: its rows change, and a change is no new row", table.from.value);
+            let help = "to aggregate over its changes put a stream between: `[stream.x]` with `from`";
+            self.report(Diagnostic::new(table.from.span.clone(), message).help(help));
+            return None;
+        }
         let input_columns = input.columns.clone();
         let keyed_by = input.keyed_by.clone();
         let input_scope = Scope::of(Some(&table.from.value), &input_columns);
@@ -85,7 +93,8 @@ impl Binder<'_> {
         } else {
             carry(group_by, aggregates)
         };
-        let partial = carried.is_some() && aggregates.iter().all(Aggregate::mergeable);
+        let aligned = windows.as_ref().is_none_or(Windows::is_aligned);
+        let partial = carried.is_some() && aligned && aggregates.iter().all(Aggregate::mergeable);
         let plan = TablePlan {
             carried,
             filter,
@@ -112,7 +121,35 @@ impl Binder<'_> {
     }
 
     fn windows(&mut self, window: &Window) -> Option<Windows> {
-        let Some(zone) = &window.zone else { return Some(Windows::Fixed { size_ms: window.size.value }) };
+        let (size, step) = match &window.shape {
+            WindowShape::Tumbling(size) => (size, size),
+            WindowShape::Hopping(size, step) => (size, step),
+            WindowShape::Sliding(size) | WindowShape::Session(size) => {
+                if let Some(zone) = &window.zone {
+                    self.report(
+                        Diagnostic::new(
+                            zone.span.clone(),
+                            "windows that records make do not begin with days",
+                        )
+                        .help("leave `zone` out, or use tumbling or hopping windows of whole days"),
+                    );
+                    return None;
+                }
+                return Some(match window.shape {
+                    WindowShape::Sliding(_) => Windows::Sliding { size_ms: size.value },
+                    _ => Windows::Session { gap_ms: size.value },
+                });
+            }
+        };
+        if size.value / step.value > OVERLAP_MAX {
+            let message = format!("every record would be in {} windows", size.value / step.value);
+            let help = format!("at most {OVERLAP_MAX}: let windows begin further apart, or use `sliding`");
+            self.report(Diagnostic::new(step.span.clone(), message).help(help));
+            return None;
+        }
+        let Some(zone) = &window.zone else {
+            return Some(Windows::Fixed { size_ms: size.value, step_ms: step.value });
+        };
         let found = TimeZone::get(&zone.value).ok();
         if found.is_none() {
             self.report(
@@ -120,14 +157,17 @@ impl Binder<'_> {
                     .help("write an IANA name such as \"Asia/Seoul\" or \"UTC\""),
             );
         }
-        if window.size.value % MS_PER_DAY != 0 {
+        let days =
+            |length: &Spanned<i64>| (length.value % MS_PER_DAY == 0).then_some(length.value / MS_PER_DAY);
+        let (Some(days), Some(step)) = (days(size), days(step)) else {
+            let wrong = if days(size).is_none() { size } else { step };
             self.report(
-                Diagnostic::new(window.size.span.clone(), "only windows of whole days have a zone")
-                    .help("write `tumbling = \"1d\"`, or leave `zone` out"),
+                Diagnostic::new(wrong.span.clone(), "only windows of whole days have a zone")
+                    .help("write whole days, such as `tumbling = \"1d\"`, or leave `zone` out"),
             );
             return None;
-        }
-        Some(Windows::Days { days: window.size.value / MS_PER_DAY, zone: found? })
+        };
+        Some(Windows::Days { days, step, zone: found? })
     }
 }
 
