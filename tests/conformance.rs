@@ -3,6 +3,9 @@
 //!
 //! Cases are read from `tests/conformance`, or from the directory `SLUICE_CONFORMANCE_DIR` names. `SLUICE_CONFORMANCE_FILTER` runs only the
 //! cases whose `family/name` contains it. The last line counts: `conformance: N passed, M failed`.
+//!
+//! A comparison that lets everything pass would look like success: so one case of each family runs a second time with one of its expected
+//! values changed, and fails unless that is noticed.
 
 #[path = "conformance/case.rs"]
 mod case;
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
             }
         };
         let (mut passed, mut total) = (0, 0);
+        let mut proven = false;
         for case in &cases {
             let name = case["name"].as_str().unwrap_or("(unnamed)");
             if !format!("{family}/{name}").contains(&filter) {
@@ -70,7 +74,18 @@ fn main() -> ExitCode {
                 Err(compare::Difference::new("the run", "an end", format!("a panic: {text}")))
             });
             match outcome {
-                Ok(()) => passed += 1,
+                Ok(()) => {
+                    passed += 1;
+                    if !proven && let Some((place, changed)) = compare::changed(case, lines.len()) {
+                        proven = true;
+                        if panic::catch_unwind(|| run::run(&changed).is_ok()).unwrap_or(false) {
+                            passed -= 1;
+                            println!(
+                                "FAILED {family}/{name}: nobody noticed another expected value at {place}"
+                            );
+                        }
+                    }
+                }
                 Err(difference) => println!(
                     "FAILED {family}/{name} at {}\n  expected {}\n  actual   {}",
                     difference.place, difference.expected, difference.actual

@@ -67,3 +67,25 @@ fn with_sorted_stores(line: &str) -> String {
     stores.sort_unstable();
     format!("{head}(stores: [{}]{tail}", stores.join(", "))
 }
+
+/// The case with one expected value changed, and which; `None` when it expects no record. `turn` varies the field.
+pub fn changed(case: &Json, turn: usize) -> Option<(String, Json)> {
+    let mut case = case.clone();
+    if let Some(text) = case["description"].as_str() {
+        case["description"] = json!(text.replacen("-->", "<--", 1));
+        return Some(("description".into(), case));
+    }
+    let (topic, records) =
+        case["output"].as_object_mut()?.iter_mut().find(|(_, list)| list.get(0).is_some())?;
+    let record = records.as_array_mut()?.last_mut()?;
+    let field = ["key", "value", "ts", "at"][turn % 4];
+    let place = format!("output.{topic}, {field} of the last record");
+    let value = record.get_mut(field)?;
+    *value = match &*value {
+        Json::Number(number) => json!(number.as_i64()? - 1),
+        Json::String(text) => json!(format!("{text}!")),
+        Json::Null => json!("!"),
+        other => json!([other]),
+    };
+    Some((place, case))
+}

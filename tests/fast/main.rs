@@ -20,6 +20,7 @@ mod topology_format;
 mod topology_fuzz;
 mod topology_windows;
 mod verify;
+mod window_properties;
 
 #[path = "../contract/mod.rs"]
 mod contract;

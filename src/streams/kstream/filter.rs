@@ -19,10 +19,6 @@ struct Filter {
 }
 
 impl AnyProcessor for Filter {
-    fn passes_records(&self) -> bool {
-        true
-    }
-
     fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
         if self.not ^ (self.predicate)(record.key.as_ref(), record.value.as_ref())? {
             context.forward(record)?;

@@ -19,10 +19,6 @@ struct Peek {
 }
 
 impl AnyProcessor for Peek {
-    fn passes_records(&self) -> bool {
-        true
-    }
-
     fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
         (self.action)(record.key.as_ref(), record.value.as_ref())?;
         if self.forward { context.forward(record) } else { Ok(()) }

@@ -68,7 +68,8 @@ pub trait AnyProcessor: Send {
         Ok(())
     }
 
-    /// Whether a record forwarded unchanged is, to Kafka, the very object that came in (see `runtime::raw_record`).
+    /// Whether a record forwarded unchanged is, to Kafka, the very object that came in (see `runtime::raw_record`). Most of Kafka's
+    /// operators make a new one, `filter` and `peek` among them.
     fn passes_records(&self) -> bool {
         false
     }
