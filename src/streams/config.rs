@@ -29,6 +29,19 @@ pub enum ProcessingGuarantee {
     AtLeastOnce,
 }
 
+/// When the work of a save is done, once it is due. What it saves is always taken right after a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum SaveTiming {
+    /// In a thread of its own, while work goes on.
+    #[default]
+    Background,
+    /// The commit waits for it.
+    AtCommit,
+    /// By the task's own thread, when it has been asked for this many times: what a background save looks like, without a thread to
+    /// race with. For simulations.
+    Later(u32),
+}
+
 /// Settings of an application. [`Default`] is what a user gets who sets nothing.
 #[derive(Clone, Debug)]
 pub struct StreamsConfig {
@@ -64,9 +77,9 @@ pub struct StreamsConfig {
     pub save_rows_min: u64,
     /// What has changed is written to the file after this time at the latest.
     pub save_age_max: Duration,
-    /// Whether a save runs beside the work. `false` makes the commit that starts it wait: a simulation must not depend on threads.
-    pub save_in_background: bool,
-    /// Warm copies of each store elsewhere in the group.
+    /// Whether a save runs beside the work: a simulation must not depend on threads.
+    pub save_timing: SaveTiming,
+    /// 1 or more: this process keeps copies of the state of all tasks that it does not run. 0: none.
     pub num_standby_replicas: usize,
     /// Replicas of internal topics; -1 = the broker's default.
     pub replication_factor: i32,
@@ -104,7 +117,7 @@ impl Default for StreamsConfig {
             state_dir: PathBuf::from("data/state"),
             save_rows_min: 50_000,
             save_age_max: Duration::from_secs(60),
-            save_in_background: true,
+            save_timing: SaveTiming::Background,
             num_standby_replicas: 0,
             replication_factor: -1,
             offset_reset: OffsetReset::Earliest,

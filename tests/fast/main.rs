@@ -13,6 +13,8 @@ mod gate;
 mod http;
 mod ledger;
 mod operator;
+mod rebalancing;
+mod state_survival;
 mod streams_runtime;
 mod topologies;
 mod topologies_runtime;

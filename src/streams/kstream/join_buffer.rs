@@ -71,6 +71,11 @@ impl JoinBuffer {
         Ok(true)
     }
 
+    /// How long a record waits.
+    pub fn grace_ms(&self) -> i64 {
+        self.grace_ms
+    }
+
     /// Moves the buffer's time.
     pub fn observe(&self, context: NodeContext<'_>, timestamp: Timestamp) {
         observe(context, self.observed, timestamp);

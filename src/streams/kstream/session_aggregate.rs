@@ -125,7 +125,12 @@ impl AnyProcessor for SessionAggregateProcessor {
     fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {
         let Some(live) = &self.live else { return Ok(()) };
         let close_time = self.close_time(observe(context, live.observed, watermark));
-        self.emit_closed(context, close_time, &Headers::EMPTY)
+        self.emit_closed(context, close_time, &Headers::EMPTY)?;
+        if let Some(live) = self.live.as_ref().filter(|live| live.forwarder.emits_on_close()) {
+            // A session's result is dated at its end, and what ended before the last close has left.
+            context.hold_watermark(live.emit.last(context));
+        }
+        Ok(())
     }
 }
 

@@ -71,7 +71,9 @@ impl AnyProcessor for SlidingAggregateProcessor {
     fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {
         let Some(live) = &mut self.live else { return Ok(()) };
         let close_time = live.observe(context, watermark).saturating_sub(self.windows.grace_ms);
-        emit_closed(context, live, &self.windows, close_time, &Headers::EMPTY)
+        emit_closed(context, live, &self.windows, close_time, &Headers::EMPTY)?;
+        live.hold_open_windows(context, self.windows.difference_ms);
+        Ok(())
     }
 }
 

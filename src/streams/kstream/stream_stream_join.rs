@@ -240,10 +240,11 @@ impl AnyProcessor for JoinProcessor {
     fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {
         let Some(live) = self.live.as_ref().filter(|_| self.side.left) else { return Ok(()) };
         live.tracker.observe(context, watermark);
-        match &live.pending {
-            Some(pending) => self.side.give_up_closed(context, live, pending, &Headers::EMPTY),
-            None => Ok(()),
-        }
+        let Some(pending) = &live.pending else { return Ok(()) };
+        // Records without a partner leave when their windows close, dated as they are.
+        let wait = self.side.wait_ms(true).max(self.side.wait_ms(false));
+        context.hold_watermark(watermark.saturating_sub(wait));
+        self.side.give_up_closed(context, live, pending, &Headers::EMPTY)
     }
 }
 

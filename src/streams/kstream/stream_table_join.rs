@@ -88,6 +88,8 @@ impl AnyProcessor for StreamTableJoinProcessor {
         let Some(buffer) = self.buffer.take() else { return Ok(()) };
         buffer.observe(context, watermark);
         let result = self.join_ready(context, &buffer);
+        // What waits is younger than the grace.
+        context.hold_watermark(watermark.saturating_sub(buffer.grace_ms()));
         self.buffer = Some(buffer);
         result
     }

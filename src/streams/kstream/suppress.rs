@@ -1,7 +1,8 @@
 //! `suppress`: holds changes of a table back (Kafka's `KTableSuppressProcessorSupplier`).
 //!
 //! Until a time limit: the latest change of each key goes out when its first one is that old. Until the window closes: only the
-//! final result of each window goes out. The operator's clock is the largest timestamp of the changes that reach it.
+//! final result of each window goes out. The operator's clock is the largest timestamp of the changes that
+//! reach it, or where watermarks are on, what the inputs vouch for.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -13,7 +14,8 @@ use super::{
     table_store::key_bytes,
     value_getter::{ValueGetter, ValueGetterSupplier},
     window::millis,
-    windowed::{UnwindowKey, Windowed, unwindow_key},
+    window_aggregate::observe,
+    windowed::{UnwindowKey, Window, Windowed, unwindow_key},
 };
 use crate::streams::{
     config::Semantics,
@@ -105,8 +107,8 @@ impl Suppressed {
     }
 }
 
-/// Takes the window's end from a key; captured where the key's type is known.
-type WindowEnd = Arc<dyn Fn(&AnyValue) -> Result<Timestamp> + Send + Sync>;
+/// Takes the window from a key; captured where the key's type is known.
+type WindowOf = Arc<dyn Fn(&AnyValue) -> Result<Window> + Send + Sync>;
 
 struct Suppress {
     parent: Rc<dyn TableProcessor>,
@@ -120,7 +122,7 @@ struct SuppressParts {
     wait_ms: i64,
     buffer: BufferConfig,
     /// Set for until-window-closes.
-    window_end: Option<WindowEnd>,
+    window: Option<WindowOf>,
 }
 
 impl TableProcessor for Suppress {
@@ -154,6 +156,8 @@ struct Live {
     observed: ClockId,
     /// Windows up to here have had their final result (sluice semantics).
     closed: ClockId,
+    /// Length of the longest window seen.
+    longest: ClockId,
 }
 
 struct SuppressProcessor {
@@ -165,21 +169,26 @@ impl AnyProcessor for SuppressProcessor {
     fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
         let observed = super::window_aggregate::observed_stream_time(context);
         let closed = context.register_clock("closed_until", i64::MIN);
-        self.live = Some(Live { store: context.store(&self.parts.store)?, observed, closed });
+        let longest = context.register_clock("longest_window", 0);
+        self.live = Some(Live { store: context.store(&self.parts.store)?, observed, closed, longest });
         Ok(())
     }
 
     fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
         let live = self.live.as_ref().expect("init runs before the first record");
-        let observed = context.clock(live.observed).max(record.timestamp);
-        context.set_clock(live.observed, observed);
+        let observed = observe(context, live.observed, record.timestamp);
         let key = key_bytes(&self.parts.key_serde, record.key.as_ref())?;
-        let time = match (&self.parts.window_end, &record.key) {
-            (Some(window_end), Some(key)) => window_end(key)?,
+        let time = match (&self.parts.window, &record.key) {
+            (Some(window), Some(key)) => {
+                let Window { start, end } = window(key)?;
+                let longest = context.clock(live.longest).max(end.saturating_sub(start));
+                context.set_clock(live.longest, longest);
+                end
+            }
             _ => record.timestamp,
         };
         let sluice = context.semantics() == Semantics::Sluice;
-        if sluice && self.parts.window_end.is_some() && time <= context.clock(live.closed) {
+        if sluice && self.parts.window.is_some() && time <= context.clock(live.closed) {
             // Kafka would send a second "final" result here: the aggregation accepts a record exactly on the boundary.
             context.drop_record(DropReason::Late);
             return Ok(());
@@ -194,9 +203,12 @@ impl AnyProcessor for SuppressProcessor {
 
     fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {
         let Some(live) = &self.live else { return Ok(()) };
-        let observed = context.clock(live.observed).max(watermark);
-        context.set_clock(live.observed, observed);
-        self.enforce_constraints(context, observed)
+        let observed = observe(context, live.observed, watermark);
+        self.enforce_constraints(context, observed)?;
+        // What is held leaves dated as its last change, which is in its window.
+        let held = observed.saturating_sub(self.parts.wait_ms);
+        context.hold_watermark(held.saturating_sub(context.clock(live.longest)));
+        Ok(())
     }
 }
 
@@ -241,7 +253,7 @@ impl SuppressProcessor {
             return Ok(false);
         };
         // Downstream of a final result there is nothing to delete.
-        if change.new.is_none() && self.parts.window_end.is_some() {
+        if change.new.is_none() && self.parts.window.is_some() {
             return Ok(true);
         }
         let record = AnyRecord::change(
@@ -364,14 +376,13 @@ impl<K: Data, V: Data> KTable<K, V> {
         };
         // The buffer shows its readers the value before the first held change.
         core.enable_sending_old_values(true);
-        let window_end =
-            unwindow.map(|unwindow| -> WindowEnd { Arc::new(move |key| Ok(unwindow(key)?.1.end)) });
+        let window = unwindow.map(|unwindow| -> WindowOf { Arc::new(move |key| Ok(unwindow(key)?.1)) });
         let parts = SuppressParts {
             store: store.name.clone(),
             key_serde: store.key_serde.clone(),
             wait_ms,
             buffer,
-            window_end,
+            window,
         };
         let processor = Rc::new(Suppress { parent: core.processor.clone(), parts });
         let at_build = processor.clone();

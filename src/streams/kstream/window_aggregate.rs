@@ -97,6 +97,13 @@ impl Live {
         Ok(Self { forwarder, emit: EmitOnClose::new(context), observed: observed_stream_time(context) })
     }
 
+    /// The results of windows that are not closed are still to come, dated in them.
+    pub fn hold_open_windows(&self, context: NodeContext<'_>, size_ms: i64) {
+        if self.forwarder.emits_on_close() {
+            context.hold_watermark(self.emit.last(context).saturating_sub(size_ms));
+        }
+    }
+
     /// Moves the operator's stream time and returns it: the largest timestamp seen, or where watermarks are on, what the inputs vouch for.
     pub fn observe(&self, context: NodeContext<'_>, timestamp: Timestamp) -> Timestamp {
         observe(context, self.observed, timestamp)
@@ -175,7 +182,9 @@ impl AnyProcessor for WindowAggregateProcessor {
     fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {
         let Some(live) = &mut self.live else { return Ok(()) };
         let close_time = live.observe(context, watermark).saturating_sub(self.windows.grace_ms());
-        emit_closed(context, live, &self.windows, close_time, &Headers::EMPTY)
+        emit_closed(context, live, &self.windows, close_time, &Headers::EMPTY)?;
+        live.hold_open_windows(context, self.windows.size_ms());
+        Ok(())
     }
 }
 

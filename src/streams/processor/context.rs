@@ -112,9 +112,12 @@ pub trait TaskContext {
     fn stream_time(&self) -> Timestamp;
     /// Wall clock, as given to the task.
     fn now(&self) -> Timestamp;
-    /// What every input of the task has vouched for: no older record is to come, disorder within a partition aside.
-    /// `None` where watermarks are off (`StreamsConfig::idle_close_ms`): then an operator judges by its own stream time.
-    fn watermark(&self) -> Option<Timestamp>;
+    /// What every input before `node` has vouched for, less what the nodes before it hold back: no older record is to come, disorder within
+    /// a partition aside. `None` where watermarks are off (`StreamsConfig::idle_close_ms`): then an operator judges by its own stream time.
+    fn watermark(&self, node: NodeId) -> Option<Timestamp>;
+    /// Says that `node` may still send records as old as `until` (but none older), whatever the watermark is: what is behind it is told
+    /// no later watermark. Nothing where watermarks are off.
+    fn hold_watermark(&self, node: NodeId, until: Timestamp);
     /// Asks for a commit soon.
     fn request_commit(&self);
     /// Counts a dropped record.
@@ -304,9 +307,14 @@ impl<'a> NodeContext<'a> {
         self.task.config().semantics
     }
 
-    /// What every input has vouched for, where watermarks are on.
+    /// What every input before this node has vouched for, where watermarks are on.
     pub fn watermark(&self) -> Option<Timestamp> {
-        self.task.watermark()
+        self.task.watermark(self.node)
+    }
+
+    /// This node may still send records as old as `until`: an operator that holds results back says so whenever its watermark moves.
+    pub fn hold_watermark(&self, until: Timestamp) {
+        self.task.hold_watermark(self.node, until);
     }
 
     /// Counts a dropped record.

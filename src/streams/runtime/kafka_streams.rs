@@ -174,6 +174,10 @@ impl KafkaStreams {
         for index in 0..config.num_stream_threads.max(1) {
             let status = Arc::new(Mutex::new(ThreadStatus::default()));
             let name = format!("{}-{index}", config.instance_id);
+            let mut options = options.clone();
+            if index > 0 {
+                options.standby = options.standby.of_other_threads();
+            }
             let parts = || ThreadParts {
                 name: name.clone(),
                 options: options.clone(),

@@ -6,16 +6,20 @@
 
 mod changelog_reader;
 mod commit_metadata;
+mod commit_step;
 mod global_thread;
 mod internal_topics;
 mod java_priority_queue;
 mod kafka_streams;
+mod node_watermarks;
 mod partition_group;
 mod punctuation_queue;
 mod raw_record;
 mod record_queue;
+mod standby;
 mod stream_thread;
 mod task;
+mod task_files;
 mod task_graph;
 mod task_id;
 mod task_manager;
@@ -23,11 +27,13 @@ mod watermark;
 
 pub use super::topology::fail_on_invalid_timestamp;
 pub use changelog_reader::RestoreProgress;
+pub use commit_step::{CommitStep, StepHook};
 pub(crate) use internal_topics::plan_from as plan_partitions_from;
 pub use internal_topics::{
     PartitionPlan, create as create_internal_topics, plan as plan_partitions, wanted as internal_topics,
 };
 pub use kafka_streams::{KafkaStreams, RunOptions, State, Totals, system_clock};
+pub use standby::StandbyRole;
 pub use stream_thread::{Clock, StreamThread, ThreadParts, ThreadStatus};
 pub use task::{StreamTask, TaskOptions};
 pub use task_graph::{GlobalStores, TaskGraph};

@@ -4,15 +4,18 @@
 //! It is a bounded step that is given the clock, so the simulation steps it too; the loop is only its caller.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use super::{
     changelog_reader::RestoreProgress,
+    commit_step::CommitStep,
     internal_topics::PartitionPlan,
+    standby::Standbys,
     task::TaskOptions,
+    task_files,
     task_id::TaskId,
     task_manager::{TaskManager, TaskState},
 };
@@ -24,7 +27,7 @@ use crate::streams::{
     error::{Result, StreamsError},
     failpoint,
     metrics::StreamsMetrics,
-    processor::{DropReason, NodeId},
+    processor::DropReason,
     record::{ProducerRecord, Timestamp, TopicPartition},
 };
 
@@ -73,13 +76,13 @@ pub struct StreamThread {
     consumer: Box<dyn Consumer>,
     producer: Box<dyn Producer>,
     tasks: TaskManager,
+    standbys: Standbys,
     in_transaction: bool,
     last_commit: Timestamp,
     output: Vec<ProducerRecord>,
     /// Input partitions that are paused: their tasks restore.
     paused: bool,
     lag_asked: BTreeMap<TopicPartition, (Timestamp, i64)>,
-    dropped_seen: BTreeMap<(TaskId, NodeId, DropReason), u64>,
 }
 
 /// What a thread is made from.
@@ -109,6 +112,7 @@ impl StreamThread {
         let last_commit = clock();
         let mut thread = Self {
             tasks: TaskManager::new(options.clone(), plan.clone(), clients.clone()),
+            standbys: Standbys::new(options.clone(), plan.clone(), clients.clone()),
             name,
             options,
             plan,
@@ -123,7 +127,6 @@ impl StreamThread {
             output: Vec::new(),
             paused: false,
             lag_asked: BTreeMap::new(),
-            dropped_seen: BTreeMap::new(),
         };
         thread.report();
         Ok(thread)
@@ -156,7 +159,7 @@ impl StreamThread {
                 );
                 self.abort_and_rewind()?;
                 if let Ok(id) = task.parse() {
-                    self.tasks.discard(id)?;
+                    task_files::discard(&self.options, id)?;
                 }
                 Ok(true)
             }
@@ -179,6 +182,11 @@ impl StreamThread {
         self.refresh_lags(now)?;
         worked |= self.process(now)?;
         worked |= self.commit_if_due(now)?;
+        if self.tasks.is_assigned() {
+            self.standbys.look_around(now)?;
+            // Copies are kept warm when there is nothing better to do.
+            worked = worked || self.standbys.step(now)? > 0;
+        }
         Ok(worked)
     }
 
@@ -226,6 +234,9 @@ impl StreamThread {
 
     fn take_over(&mut self, partitions: Vec<TopicPartition>, now: Timestamp) -> Result<()> {
         let assigned = self.tasks.tasks_of(&partitions)?;
+        let ids = assigned.keys().copied().collect();
+        self.standbys.hand_over(&ids)?;
+        self.options.standby.runs(&self.name, ids);
         let committed = self.consumer.committed(&partitions)?;
         let mut wanted = Vec::new();
         for partition in &partitions {
@@ -370,10 +381,17 @@ impl StreamThread {
                 continue;
             }
             any = true;
+            for partition in task.without_position() {
+                // Offsets in the transaction are what a zombie is told from its successor by: a task that has read nothing yet has some, too.
+                if let Some(offset) = self.consumer.position(&partition)? {
+                    task.begins_at(partition, offset);
+                }
+            }
             task.prepare_commit()?;
             task.drain_output(&mut self.output)?;
             offsets.append(&mut task.committable_offsets());
         }
+        self.reached(CommitStep::Flushed)?;
         let to_save = self.saves_due(now);
         self.last_commit = now;
         if !any && !self.in_transaction && self.output.is_empty() {
@@ -392,12 +410,15 @@ impl StreamThread {
             }
         }
         failpoint::hit("runner_after_commit");
+        self.reached(CommitStep::Committed)?;
         for task in self.tasks.running() {
             task.post_commit();
         }
+        self.reached(CommitStep::Clean)?;
         for (id, ends) in saves {
             if let Some(task) = self.tasks.task(id) {
                 task.after_commit(ends, now)?;
+                self.reached(CommitStep::Saved)?;
             }
         }
         let labels = [self.options.config.application_id.as_str(), self.name.as_str()];
@@ -436,6 +457,7 @@ impl StreamThread {
                 .ok_or_else(|| StreamsError::TaskMigrated("not a member of the group any more".to_owned()))?;
             retry(deadline, || self.producer.send_offsets_to_transaction(offsets, &group))?;
         }
+        self.reached(CommitStep::OffsetsAdded)?;
         // An unknown outcome is asked for again, never aborted: the transaction may be committed.
         retry(deadline, || self.producer.commit_transaction())?;
         self.in_transaction = false;
@@ -464,7 +486,12 @@ impl StreamThread {
         for record in self.output.drain(..) {
             self.producer.send(record)?;
         }
-        Ok(())
+        self.reached(CommitStep::Sent)
+    }
+
+    /// Where a test may kill the thread.
+    fn reached(&self, step: CommitStep) -> Result<()> {
+        self.options.steps.as_ref().map_or(Ok(()), |hook| hook(step))
     }
 
     fn abort_open_transaction(&mut self) -> Result<()> {
@@ -483,7 +510,6 @@ impl StreamThread {
             self.producer = new_producer(&self.name, &self.options.config, self.clients.as_ref())?;
         }
         self.tasks.close_all();
-        self.dropped_seen.clear();
         // Leaving and joining again is the one path on which the group tells us what is ours now.
         self.rejoin_consumer()
     }
@@ -492,7 +518,6 @@ impl StreamThread {
         self.in_transaction = false;
         self.output.clear();
         self.tasks.close_all();
-        self.dropped_seen.clear();
         self.producer = new_producer(&self.name, &self.options.config, self.clients.as_ref())?;
         self.rejoin_consumer()
     }
@@ -511,9 +536,11 @@ impl StreamThread {
             let _ = self.abort_open_transaction();
         }
         self.tasks.close_all();
+        self.options.standby.runs(&self.name, BTreeSet::new());
+        let copies = self.standbys.close_all();
         self.consumer.close();
         self.report();
-        result
+        result.and(copies)
     }
 
     /// The last commit, and state files that need no replay at the next start.
@@ -530,12 +557,13 @@ impl StreamThread {
         self.send_all_output()?;
         let ends = self.changelog_ends(unsaved)?;
         self.commit(now)?;
+        let saved: BTreeSet<TaskId> = ends.iter().map(|(id, _)| *id).collect();
         for (id, ends) in ends {
             if let Some(task) = self.tasks.task(id) {
                 task.save_now(ends)?;
             }
         }
-        Ok(())
+        self.tasks.running().filter(|task| !saved.contains(&task.id())).try_for_each(|task| task.close_file())
     }
 
     /// Everything the next commit will write, so that it writes nothing more.
@@ -580,17 +608,12 @@ impl StreamThread {
         let mut dropped_now: Vec<(DropReason, u64)> = Vec::new();
         for task in self.tasks.running() {
             let id = task.id();
-            for ((node, reason), count) in task.dropped() {
-                let seen = self.dropped_seen.entry((id, node, reason)).or_default();
-                let more = count - *seen;
-                if more > 0 {
-                    *seen = count;
-                    dropped_now.push((reason, more));
-                    self.metrics
-                        .dropped
-                        .with_label_values(&[app, &id.to_string(), &task.node_name(node), reason.as_str()])
-                        .inc_by(more);
-                }
+            for ((node, reason), more) in task.newly_dropped() {
+                dropped_now.push((reason, more));
+                self.metrics
+                    .dropped
+                    .with_label_values(&[app, &id.to_string(), &task.node_name(node), reason.as_str()])
+                    .inc_by(more);
             }
             for store in task.graph().store_ids().to_vec() {
                 let name = self.options.topology.stores[store.0].builder.name.as_str();

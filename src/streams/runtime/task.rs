@@ -11,8 +11,10 @@ use std::{
 
 use super::{
     commit_metadata::CommitMetadata,
+    commit_step::StepHook,
     partition_group::PartitionGroup,
     record_queue::{Head, RecordQueue},
+    standby::StandbyRole,
     task_graph::{GlobalStores, GraphParts, TaskGraph},
     task_id::TaskId,
     watermark::{self, InputClock},
@@ -42,6 +44,10 @@ pub struct TaskOptions {
     pub globals: GlobalStores,
     /// Number of partitions of a topic.
     pub partition_counts: Arc<dyn Fn(&str) -> Result<i32> + Send + Sync>,
+    /// Asked at each step of a commit; none outside tests.
+    pub steps: Option<StepHook>,
+    /// Who keeps copies of tasks that run elsewhere.
+    pub standby: StandbyRole,
 }
 
 impl TaskOptions {
@@ -56,6 +62,8 @@ impl TaskOptions {
             partition_counts: Arc::new(|topic| {
                 Err(StreamsError::fatal(format!("the number of partitions of {topic} is not known here")))
             }),
+            steps: None,
+            standby: StandbyRole::default(),
         }
     }
 }
@@ -89,6 +97,19 @@ fn written_repartition_topics(topology: &Topology, nodes: &[NodeId]) -> Vec<Arc<
     topics
 }
 
+/// A repartition topic a task vouches to.
+struct Downstream {
+    topic: Arc<str>,
+    partitions: i32,
+    sinks: Vec<NodeId>,
+    /// The watermark last written; `None` = not since the task started.
+    vouched: Option<Timestamp>,
+}
+
+fn writes(topology: &Topology, node: NodeId, topic: &str) -> bool {
+    matches!(&topology.nodes[node].kind, NodeKind::Sink(sink) if matches!(&sink.topic, SinkTopic::Fixed(fixed) if **fixed == *topic))
+}
+
 /// See the module's documentation.
 pub struct StreamTask {
     id: TaskId,
@@ -103,10 +124,10 @@ pub struct StreamTask {
     idle_close_ms: Option<i64>,
     /// What all inputs have vouched for, as the processors were last told.
     watermark: Timestamp,
-    /// The watermark last written downstream; `None` = not since the task started.
-    vouched: Option<Timestamp>,
-    /// Repartition topics written, with their partition counts, where watermarks are on.
-    downstream: Vec<(i32, Arc<str>)>,
+    /// Repartition topics written, where watermarks are on.
+    downstream: Vec<Downstream>,
+    /// Drops that [`newly_dropped`](Self::newly_dropped) has told of.
+    dropped_told: BTreeMap<(NodeId, DropReason), u64>,
     /// The state file, where a store is persistent.
     db: Option<TaskDb>,
     /// Number of the last commit, so that the newest of several committed metadata is known.
@@ -152,7 +173,10 @@ impl StreamTask {
             for topic in written_repartition_topics(topology, &nodes) {
                 // A task that reads its own repartition topics (the test driver's) has nobody to vouch to.
                 if !partitions.iter().any(|partition| partition.topic == topic) {
-                    downstream.push(((options.partition_counts)(&topic)?, topic));
+                    let partitions = (options.partition_counts)(&topic)?;
+                    let sinks =
+                        nodes.iter().copied().filter(|node| writes(topology, *node, &topic)).collect();
+                    downstream.push(Downstream { topic, partitions, sinks, vouched: None });
                 }
             }
         }
@@ -175,8 +199,8 @@ impl StreamTask {
             commit_needed: false,
             idle_close_ms: options.config.idle_close_ms,
             watermark: -1,
-            vouched: None,
             downstream,
+            dropped_told: BTreeMap::new(),
             db: None,
             commits: 0,
         })
@@ -344,11 +368,11 @@ impl StreamTask {
     pub fn advance_watermark(&mut self, now: Timestamp) -> Result<bool> {
         let Some(idle_close_ms) = self.idle_close_ms else { return Ok(false) };
         let watermark = self.group.watermark(idle_close_ms, now);
-        if watermark <= self.watermark {
+        if watermark <= self.watermark && !self.graph.is_watermark_behind() {
             return Ok(false);
         }
-        self.watermark = watermark;
-        self.graph.advance_watermark(watermark, now)?;
+        self.watermark = self.watermark.max(watermark);
+        self.graph.advance_watermark(self.watermark, now)?;
         self.commit_needed = true;
         Ok(true)
     }
@@ -367,13 +391,14 @@ impl StreamTask {
     /// Then vouches downstream for what is now written: the watermark follows the data it covers.
     pub fn prepare_commit(&mut self) -> Result<()> {
         self.graph.flush_caches()?;
-        if self.watermark >= 0 && self.vouched.is_none_or(|vouched| vouched < self.watermark) {
-            for (partitions, topic) in &self.downstream {
+        for Downstream { topic, partitions, sinks, vouched } in &mut self.downstream {
+            let watermark = sinks.iter().map(|sink| self.graph.watermark_of(*sink)).min().unwrap_or(-1);
+            if watermark >= 0 && vouched.is_none_or(|vouched| vouched < watermark) {
                 for partition in 0..*partitions {
-                    self.graph.emit(watermark::record(topic, partition, self.id.partition, self.watermark));
+                    self.graph.emit(watermark::record(topic, partition, self.id.partition, watermark));
                 }
+                *vouched = Some(watermark);
             }
-            self.vouched = Some(self.watermark);
         }
         Ok(())
     }
@@ -452,6 +477,12 @@ impl StreamTask {
         self.graph.with_stores(|stores| db.save_now(stores, offsets))
     }
 
+    /// Marks the state file as whole, when there is nothing to save.
+    pub fn close_file(&self) -> Result<()> {
+        let Some(db) = &self.db else { return Ok(()) };
+        self.graph.with_stores(|stores| db.close(stores))
+    }
+
     fn saved_offsets(&self, changelog: BTreeMap<String, i64>) -> SavedOffsets {
         SavedOffsets {
             changelog,
@@ -473,16 +504,41 @@ impl StreamTask {
             .collect()
     }
 
-    /// Forgets buffered records (the caller rewinds the consumer).
+    /// Forgets buffered records (the caller rewinds the consumer). Everything processed is committed: positions and clocks stand.
     pub fn clear_buffers(&mut self) {
         self.group.clear();
-        self.positions.clear();
         self.commit_needed = false;
+    }
+
+    /// Input partitions of which nothing has been read and nothing committed yet: where reading them begins is not known here.
+    pub fn without_position(&self) -> Vec<TopicPartition> {
+        let unread = |partition: &&TopicPartition| {
+            !self.positions.contains_key(*partition) && self.buffered(partition) == 0
+        };
+        self.partitions().filter(unread).cloned().collect()
+    }
+
+    /// Where reading a partition begins. Committing it makes every commit of the task one that a later owner fences.
+    pub fn begins_at(&mut self, partition: TopicPartition, offset: i64) {
+        self.positions.entry(partition).or_insert(offset);
     }
 
     /// Records dropped so far, by node and reason.
     pub fn dropped(&self) -> BTreeMap<(NodeId, DropReason), u64> {
         self.graph.dropped()
+    }
+
+    /// Drops since the last call.
+    pub fn newly_dropped(&mut self) -> Vec<((NodeId, DropReason), u64)> {
+        let mut new = Vec::new();
+        for (what, count) in self.graph.dropped() {
+            let told = self.dropped_told.entry(what).or_default();
+            if count > *told {
+                new.push((what, count - *told));
+                *told = count;
+            }
+        }
+        new
     }
 
     /// Name of a node, for metrics.

@@ -12,7 +12,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    punctuation_queue::PunctuationQueue, raw_record::RawRecord, record_queue::BadRecords, task_id::TaskId,
+    node_watermarks::NodeWatermarks, punctuation_queue::PunctuationQueue, raw_record::RawRecord,
+    record_queue::BadRecords, task_id::TaskId,
 };
 use crate::streams::{
     config::{Semantics, StreamsConfig},
@@ -80,7 +81,8 @@ pub struct TaskGraph {
     wall_schedules: RefCell<PunctuationQueue>,
     next_schedule: Cell<usize>,
     stream_time: Cell<Timestamp>,
-    watermark: Cell<Option<Timestamp>>,
+    /// `None` where watermarks are off.
+    watermarks: Option<NodeWatermarks>,
     now: Cell<Timestamp>,
     commit_requested: Cell<bool>,
     dropped: RefCell<BTreeMap<(NodeId, DropReason), u64>>,
@@ -106,8 +108,7 @@ impl TaskGraph {
     /// Builds the nodes; [`init`](Self::init) must follow before the first record.
     pub fn new(parts: GraphParts) -> Self {
         let topology = parts.topology;
-        // Watermarks start at "nothing vouched for"; without them there is none.
-        let watermark = parts.config.idle_close_ms.map(|_| -1);
+        let watermarks = parts.config.idle_close_ms.map(|_| NodeWatermarks::new(&topology, &parts.nodes));
         let mut nodes: Vec<Option<Node>> = topology.nodes.iter().map(|_| None).collect();
         for id in &parts.nodes {
             let spec = &topology.nodes[*id];
@@ -125,7 +126,11 @@ impl TaskGraph {
         }
         let mut stores: Vec<Option<LocalStore>> = topology.stores.iter().map(|_| None).collect();
         let mut store_order = Vec::new();
-        for (id, store) in parts.stores {
+        for (id, mut store) in parts.stores {
+            if watermarks.is_some() {
+                // Nothing expires before a watermark says so: what is replayed may be far ahead of it.
+                store.as_state_store().expire_by(-1);
+            }
             let spec = &topology.stores[id.0];
             let changelog = (spec.builder.logging && spec.source_topic.is_none())
                 .then(|| changelog_topic(&topology.application_id, &spec.builder.name));
@@ -154,7 +159,7 @@ impl TaskGraph {
             wall_schedules: RefCell::new(PunctuationQueue::new()),
             next_schedule: Cell::new(0),
             stream_time: Cell::new(-1),
-            watermark: Cell::new(watermark),
+            watermarks,
             now: Cell::new(0),
             commit_requested: Cell::new(false),
             dropped: RefCell::default(),
@@ -230,25 +235,45 @@ impl TaskGraph {
         self.punctuate(&self.wall_schedules, now)
     }
 
-    /// Moves the watermark and tells the processors, in the order they were added.
-    pub fn advance_watermark(&self, watermark: Timestamp, now: Timestamp) -> Result<()> {
+    /// Moves the watermark to what the inputs vouch for and tells the processors, in the order they were added, what of it they may
+    /// rely on.
+    pub fn advance_watermark(&self, inputs: Timestamp, now: Timestamp) -> Result<()> {
+        let Some(watermarks) = &self.watermarks else { return Ok(()) };
         self.now.set(now);
-        self.watermark.set(Some(watermark));
         *self.context.borrow_mut() = RecordContext {
             topic: None,
             partition: -1,
             offset: -1,
-            timestamp: watermark,
+            timestamp: inputs,
             headers: Headers::EMPTY,
         };
+        watermarks.begin();
         for id in &self.node_order {
+            let Some(watermark) = watermarks.advance(*id, inputs) else { continue };
             if let Run::Processor(processor) = &self.live(*id).run {
                 let result =
                     processor.borrow_mut().watermark_advanced(NodeContext::new(self, *id), watermark);
                 self.handle(*id, result)?;
             }
         }
+        // After the operators have read what closes now.
+        for id in &self.store_order {
+            let users = self.topology.stores[id.0].users.iter();
+            if let Some(least) = users.map(|user| watermarks.stored(*user)).min() {
+                self.local(*id).store.borrow_mut().as_state_store().expire_by(least);
+            }
+        }
         Ok(())
+    }
+
+    /// Whether [`advance_watermark`](Self::advance_watermark) has more to tell although the inputs vouch for nothing new.
+    pub fn is_watermark_behind(&self) -> bool {
+        self.watermarks.as_ref().is_some_and(NodeWatermarks::is_behind)
+    }
+
+    /// What a node has been told; -1 before the first, and where watermarks are off.
+    pub fn watermark_of(&self, node: NodeId) -> Timestamp {
+        self.watermarks.as_ref().map_or(-1, |watermarks| watermarks.reached(node))
     }
 
     /// Gives the wall clock to what happens outside of processing (buffering, commits).
@@ -303,6 +328,9 @@ impl TaskGraph {
                     *self.context.borrow_mut() = context;
                     self.forward(*node, None, record)?;
                 }
+            }
+            if let Some(watermarks) = &self.watermarks {
+                watermarks.cache_flushed(*node);
             }
         }
         Ok(())
@@ -691,6 +719,9 @@ impl TaskContext for TaskGraph {
     fn forward_on_flush(&self, node: NodeId, store: StoreId, convert: FlushConverter) {
         if let Some(Some(local)) = self.stores.get(store.0) {
             *local.listener.borrow_mut() = Some((node, convert));
+            if let Some(watermarks) = self.watermarks.as_ref().filter(|_| self.store_builder(store).caching) {
+                watermarks.cached(node);
+            }
         }
     }
 
@@ -748,8 +779,14 @@ impl TaskContext for TaskGraph {
         self.now.get()
     }
 
-    fn watermark(&self) -> Option<Timestamp> {
-        self.watermark.get()
+    fn watermark(&self, node: NodeId) -> Option<Timestamp> {
+        self.watermarks.as_ref().map(|watermarks| watermarks.reached(node))
+    }
+
+    fn hold_watermark(&self, node: NodeId, until: Timestamp) {
+        if let Some(watermarks) = &self.watermarks {
+            watermarks.hold(node, until);
+        }
     }
 
     fn request_commit(&self) {

@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -17,15 +16,15 @@ use super::{
     changelog_reader::{ChangelogReader, RestoreProgress},
     internal_topics::PartitionPlan,
     task::{StreamTask, TaskOptions},
+    task_files,
     task_id::TaskId,
 };
 use crate::streams::{
     client::{ClientSupplier, OffsetAndMetadata},
     config::Semantics,
     error::{Result, StreamsError},
-    processor::StoreId,
     record::{ConsumerRecord, Timestamp, TopicPartition},
-    state::{Backend, CacheOptions, SavePolicy, SavedOffsets, StoreEnvironment, TaskDb, TaskDbOptions},
+    state::{Backend, CacheOptions, StoreEnvironment},
 };
 
 /// Where a task is in its life.
@@ -173,55 +172,11 @@ impl TaskManager {
             Err(StreamsError::TaskCorrupted { reason, .. }) => {
                 tracing::warn!(task = %id, reason, "state file discarded; restoring from the changelog");
                 self.close(id);
-                self.discard(id)?;
+                task_files::discard(&self.options, id)?;
                 self.create(id, waiting.partitions.clone(), &waiting.committed)
             }
             other => other,
         }
-    }
-
-    /// Deletes the state file of a task that is not open.
-    pub fn discard(&self, id: TaskId) -> Result<()> {
-        TaskDb::discard(&self.db_path(id))
-    }
-
-    /// `<state_dir>/<application_id>/<task>.sqlite`
-    fn db_path(&self, id: TaskId) -> PathBuf {
-        let config = &self.options.config;
-        config.state_dir.join(&config.application_id).join(format!("{id}.sqlite"))
-    }
-
-    fn open_db(&self, id: TaskId) -> Result<(Option<TaskDb>, SavedOffsets)> {
-        let topology = &self.options.topology;
-        let stores = &topology.subtopologies[id.subtopology].stores;
-        let persistent = |id: &&StoreId| topology.stores[id.0].builder.backend == Backend::Persistent;
-        if !stores.iter().any(|id| persistent(&id)) {
-            return Ok((None, SavedOffsets::default()));
-        }
-        let path = self.db_path(id);
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| {
-                StreamsError::Fatal(format!(
-                    "cannot create {}: {error}. Set streams.state_dir to a folder that can be written",
-                    folder.display()
-                ))
-            })?;
-        }
-        let mut fingerprint = String::new();
-        for store in stores.iter().filter(persistent) {
-            let builder = &topology.stores[store.0].builder;
-            fingerprint += &format!("{}:{:?};", builder.name, builder.kind);
-        }
-        let config = &self.options.config;
-        let policy = SavePolicy {
-            min_rows: config.save_rows_min,
-            max_age_ms: config.save_age_max.as_millis() as i64,
-            budget_bytes: config.buffer_bytes_max as u64,
-            in_background: config.save_in_background,
-            ..SavePolicy::default()
-        };
-        let (db, saved) = TaskDb::open(TaskDbOptions { path, task: id.to_string(), fingerprint, policy })?;
-        Ok((Some(db), saved))
     }
 
     fn create(
@@ -232,7 +187,7 @@ impl TaskManager {
     ) -> Result<()> {
         let topology = self.options.topology.clone();
         let subtopology = &topology.subtopologies[id.subtopology];
-        let (db, saved) = self.open_db(id)?;
+        let (db, saved) = task_files::open(&self.options, id)?;
         let config = &self.options.config;
         // Kafka keeps flushed entries readable in the cache, which changes results; ours are in the store's own memory.
         let cache = CacheOptions {
@@ -411,6 +366,11 @@ impl TaskManager {
     pub fn states(&self) -> BTreeMap<TaskId, TaskState> {
         let waiting = self.waiting.keys().map(|id| (*id, TaskState::Restoring));
         self.lives.iter().map(|(id, life)| (*id, life.state)).chain(waiting).collect()
+    }
+
+    /// Whether the group has said what is ours.
+    pub fn is_assigned(&self) -> bool {
+        self.assigned
     }
 
     pub fn is_restoring(&self) -> bool {

@@ -132,6 +132,10 @@ impl<S: StateStore + ?Sized> StateStore for ChangeLogging<S> {
     fn mark_saved(&mut self) {
         self.inner.mark_saved();
     }
+
+    fn expire_by(&mut self, watermark: Timestamp) {
+        self.inner.expire_by(watermark);
+    }
 }
 
 impl KeyValueStore for ChangeLogging<dyn KeyValueStore> {

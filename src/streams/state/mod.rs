@@ -122,6 +122,12 @@ pub trait StateStore: Send {
 
     /// The last snapshot is durable: what it took may leave memory.
     fn mark_saved(&mut self) {}
+
+    /// From now on rows expire by this time where it is behind the largest one put: with watermarks a row is wanted until its readers
+    /// are told that nothing of its time is to come, however far other inputs are ahead. Window and session stores.
+    fn expire_by(&mut self, watermark: Timestamp) {
+        let _ = watermark;
+    }
 }
 
 /// Which way an iteration goes.

@@ -11,6 +11,8 @@
 //!   Persistent window stores listed by time (emission on close) keep one millisecond more: `time >= observed - retention`.
 //! * in memory: a write with `time <= observed - retention` is refused.
 //!
+//! Where watermarks are on, `observed` in these rules is the watermark when that is less.
+//!
 //! With a state file the segments are a write buffer over it, as a key-value table is: changed rows are unsaved until
 //! a save that took them is durable, a removed row stays without a value until then. A segment may be *incomplete*: not
 //! all its rows are in memory. Then the rows of a key are loaded when the key is first touched, and a listing loads the
@@ -155,6 +157,8 @@ pub(super) struct Segments {
     inclusive: bool,
     /// Largest time put so far, -1 before the first.
     observed: Timestamp,
+    /// Rows expire by this where it is less than `observed`; `None` = by `observed` alone.
+    watermark: Option<Timestamp>,
     segments: BTreeMap<i64, Segment>,
     /// Slots in memory.
     len: usize,
@@ -179,6 +183,7 @@ impl Segments {
             listing,
             inclusive,
             observed: -1,
+            watermark: None,
             segments: BTreeMap::new(),
             len: 0,
             loads: 0,
@@ -248,32 +253,46 @@ impl Segments {
 
     /// The smallest time a read sees.
     pub(super) fn visible_from(&self) -> Timestamp {
-        self.observed - self.retention_ms + i64::from(!self.inclusive)
+        self.expiry_time() - self.retention_ms + i64::from(!self.inclusive)
     }
 
     fn first_alive(&self) -> i64 {
-        (self.observed - self.retention_ms) / self.interval_ms
+        (self.expiry_time() - self.retention_ms) / self.interval_ms
+    }
+
+    fn expiry_time(&self) -> Timestamp {
+        self.watermark.map_or(self.observed, |watermark| watermark.min(self.observed))
+    }
+
+    /// See [`StateStore::expire_by`](super::StateStore::expire_by).
+    pub(super) fn expire_by(&mut self, watermark: Timestamp) {
+        self.watermark = Some(watermark);
+        self.drop_expired();
+    }
+
+    fn drop_expired(&mut self) {
+        let alive = self.first_alive();
+        while let Some(entry) = self.segments.first_entry()
+            && *entry.key() < alive
+        {
+            let gone = entry.remove().rows.values().map(SmallVec::len).sum::<usize>();
+            self.len -= gone;
+            if let Some(durable) = &mut self.durable {
+                durable.expired = true;
+                durable.rows = durable.rows.saturating_sub(gone as u64);
+            }
+        }
     }
 
     /// Advances observed time, drops what that expires, and says whether a row of this time is accepted.
     pub(super) fn admit(&mut self, time: Timestamp) -> bool {
         if time > self.observed {
             self.observed = time;
-            let alive = self.first_alive();
-            while let Some(entry) = self.segments.first_entry()
-                && *entry.key() < alive
-            {
-                let gone = entry.remove().rows.values().map(SmallVec::len).sum::<usize>();
-                self.len -= gone;
-                if let Some(durable) = &mut self.durable {
-                    durable.expired = true;
-                    durable.rows = durable.rows.saturating_sub(gone as u64);
-                }
-            }
+            self.drop_expired();
         }
         match self.expiry {
             Expiry::Segment => time / self.interval_ms >= self.first_alive(),
-            Expiry::Row => time > self.observed - self.retention_ms,
+            Expiry::Row => time > self.expiry_time() - self.retention_ms,
         }
     }
 

@@ -117,6 +117,10 @@ impl StateStore for SessionTable {
     fn mark_saved(&mut self) {
         self.rows.mark_saved();
     }
+
+    fn expire_by(&mut self, watermark: Timestamp) {
+        self.rows.expire_by(watermark);
+    }
 }
 
 impl SessionStore for SessionTable {

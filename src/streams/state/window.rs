@@ -115,6 +115,10 @@ impl StateStore for WindowTable {
     fn mark_saved(&mut self) {
         self.rows.mark_saved();
     }
+
+    fn expire_by(&mut self, watermark: Timestamp) {
+        self.rows.expire_by(watermark);
+    }
 }
 
 impl WindowStore for WindowTable {

@@ -131,14 +131,27 @@ impl Harness {
 
     fn complete_all_processable_work(&mut self) -> Result<()> {
         let now = self.now;
-        while let Some(index) = self.tasks.iter_mut().position(|task| task.is_processable(now)) {
-            let task = &mut self.tasks[index];
-            if !task.process(now)? {
+        loop {
+            while let Some(index) = self.tasks.iter_mut().position(|task| task.is_processable(now)) {
+                let task = &mut self.tasks[index];
+                if !task.process(now)? {
+                    break;
+                }
+                task.punctuate_stream_time(now)?;
+                task.advance_watermark(now)?;
+                self.commit_and_capture(index)?;
+            }
+            // What came out of the topology's own topics is read, so their readers may be told more.
+            let mut told = false;
+            for index in 0..self.tasks.len() {
+                if self.tasks[index].advance_watermark(now)? {
+                    self.commit_and_capture(index)?;
+                    told = true;
+                }
+            }
+            if !told {
                 break;
             }
-            task.punctuate_stream_time(now)?;
-            task.advance_watermark(now)?;
-            self.commit_and_capture(index)?;
         }
         // Dead letters of records that were dropped while buffering.
         (0..self.tasks.len()).try_for_each(|index| self.commit_and_capture(index))

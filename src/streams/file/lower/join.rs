@@ -229,6 +229,10 @@ impl JoinSide {
     /// Lets go of everything that is due before the clock; both sides.
     fn advance(&self, context: NodeContext<'_>, clock: Timestamp) -> Result<()> {
         let ready = super::ready(self.ready)?;
+        // A row of this side without a partner leaves when it is due, dated as it is; both sides send rows of both.
+        let wait = |side: usize| if self.spec.kept[side] { self.spec.due(side, 0) } else { 0 };
+        let looked = context.clock(ready.next_due).saturating_sub(LOOK_AGAIN_MS).min(clock);
+        context.hold_watermark(looked.saturating_sub(wait(0).max(wait(1))));
         if context.clock(ready.next_due) >= clock {
             return Ok(());
         }

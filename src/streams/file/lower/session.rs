@@ -116,6 +116,10 @@ impl SessionProcessor {
             }
             context.set_clock(clocks.closed, open);
         }
+        if self.spec.on_close {
+            // The results of open sessions are still to come.
+            context.hold_watermark(context.clock(clocks.closed));
+        }
         let kept = open.saturating_sub(self.spec.retention_ms);
         let forgotten = context.clock(clocks.forgotten);
         if kept > forgotten {

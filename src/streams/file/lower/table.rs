@@ -208,6 +208,10 @@ impl TableSpec {
             }
             context.set_clock(clocks.closed, open);
         }
+        if self.on_close {
+            // The results of open windows are still to come, dated in them.
+            context.hold_watermark(context.clock(clocks.closed));
+        }
         let kept = windows.first_open(open.saturating_sub(self.retention_ms));
         let forgotten = context.clock(clocks.forgotten);
         if kept > forgotten {

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use super::{Cache, Dirty, flush};
 use crate::streams::{
     error::{ProcessingError, Result},
-    record::{ByteKey, ConsumerRecord, RecordContext},
+    record::{ByteKey, ConsumerRecord, RecordContext, Timestamp},
     state::{
         CacheFlush, CacheOptions, ChangelogRecord, KeyValueStore, Order, StateStore, StoreSnapshot, Unsaved,
         ValueAndTimestamp, key_value::prefix_range,
@@ -74,6 +74,10 @@ impl StateStore for CachingKeyValue {
 
     fn mark_saved(&mut self) {
         self.inner.mark_saved();
+    }
+
+    fn expire_by(&mut self, watermark: Timestamp) {
+        self.inner.expire_by(watermark);
     }
 }
 

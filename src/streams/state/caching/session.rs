@@ -126,6 +126,10 @@ impl StateStore for CachingSession {
     fn mark_saved(&mut self) {
         self.inner.mark_saved();
     }
+
+    fn expire_by(&mut self, watermark: Timestamp) {
+        self.inner.expire_by(watermark);
+    }
 }
 
 impl SessionStore for CachingSession {

@@ -120,6 +120,10 @@ impl StateStore for CachingWindow {
     fn mark_saved(&mut self) {
         self.inner.mark_saved();
     }
+
+    fn expire_by(&mut self, watermark: Timestamp) {
+        self.inner.expire_by(watermark);
+    }
 }
 
 impl WindowStore for CachingWindow {

@@ -28,6 +28,7 @@ pub(super) use table::{SqlRow, SqlTable, StoreMeta, TOMBSTONE, TableShape, Table
 
 use super::StateStore;
 use crate::streams::{
+    config::SaveTiming,
     error::{Result, StreamsError},
     failpoint,
     record::{Timestamp, TopicPartition},
@@ -55,8 +56,8 @@ pub struct SavePolicy {
     pub max_age_ms: i64,
     /// Memory the rows of all stores of the task may take; unsaved rows at most half of it.
     pub budget_bytes: u64,
-    /// Whether a save runs in a thread of its own while work goes on; else the commit waits for it.
-    pub in_background: bool,
+    /// Who does the work, and when.
+    pub timing: SaveTiming,
 }
 
 impl Default for SavePolicy {
@@ -66,7 +67,7 @@ impl Default for SavePolicy {
             percent: 30,
             max_age_ms: 60_000,
             budget_bytes: 256 << 20,
-            in_background: true,
+            timing: SaveTiming::Background,
         }
     }
 }
@@ -98,8 +99,18 @@ impl StoreSnapshot {
 
 /// A save on its way to the disk.
 struct Saving {
-    thread: JoinHandle<Result<()>>,
+    work: Work,
     offsets: SavedOffsets,
+}
+
+/// Who writes it.
+enum Work {
+    Thread(JoinHandle<Result<()>>),
+    /// Whoever asks when it has been asked for often enough.
+    Held {
+        snapshots: Vec<StoreSnapshot>,
+        asks_left: u32,
+    },
 }
 
 #[derive(Default)]
@@ -228,7 +239,7 @@ impl TaskDb {
             return Ok(false);
         }
         self.start_save(stores, offsets())?;
-        if !self.shared.policy.in_background {
+        if self.shared.policy.timing == SaveTiming::AtCommit {
             self.finish_save(stores)?;
         }
         Ok(true)
@@ -239,6 +250,12 @@ impl TaskDb {
     pub fn save_now(&self, stores: &mut [&mut dyn StateStore], offsets: SavedOffsets) -> Result<()> {
         self.finish_save(stores)?;
         self.start_save(stores, offsets)?;
+        self.close(stores)
+    }
+
+    /// Waits until what is being saved is durable, and marks the file as whole: nothing else is to be saved. A clean close of a task
+    /// that has nothing new.
+    pub fn close(&self, stores: &mut [&mut dyn StateStore]) -> Result<()> {
         self.finish_save(stores)?;
         open::close(&lock(&self.shared.writer)).map_err(|error| self.shared.broken("close", &error))
     }
@@ -250,7 +267,15 @@ impl TaskDb {
     }
 
     fn is_saving(&self) -> bool {
-        lock(&self.shared.state).running.as_ref().is_some_and(|saving| !saving.thread.is_finished())
+        match lock(&self.shared.state).running.as_mut().map(|saving| &mut saving.work) {
+            None => false,
+            Some(Work::Thread(thread)) => !thread.is_finished(),
+            Some(Work::Held { asks_left, .. }) => {
+                let wait = *asks_left > 0;
+                *asks_left = asks_left.saturating_sub(1);
+                wait
+            }
+        }
     }
 
     /// Waits for a running save and tells the stores that it is durable.
@@ -286,12 +311,19 @@ impl TaskDb {
         }
         let mut state = lock(&self.shared.state);
         state.waiting_since = None;
-        let (shared, to_save) = (self.shared.clone(), offsets.clone());
-        let thread = std::thread::Builder::new()
-            .name(format!("saver-{}", self.shared.task))
-            .spawn(move || shared.save(snapshots, &to_save))
-            .map_err(|error| StreamsError::fatal(format!("cannot start a saver thread: {error}")))?;
-        state.running = Some(Saving { thread, offsets });
+        let work = match self.shared.policy.timing {
+            SaveTiming::Background => {
+                let (shared, to_save) = (self.shared.clone(), offsets.clone());
+                let thread = std::thread::Builder::new()
+                    .name(format!("saver-{}", self.shared.task))
+                    .spawn(move || shared.save(snapshots, &to_save))
+                    .map_err(|error| StreamsError::fatal(format!("cannot start a saver thread: {error}")))?;
+                Work::Thread(thread)
+            }
+            SaveTiming::AtCommit => Work::Held { snapshots, asks_left: 0 },
+            SaveTiming::Later(asks) => Work::Held { snapshots, asks_left: asks },
+        };
+        state.running = Some(Saving { work, offsets });
         Ok(())
     }
 }
@@ -311,14 +343,17 @@ impl Shared {
     /// Waits for a running save; `true` when there was one and it is durable now.
     pub(super) fn finish_save(&self) -> Result<bool> {
         let Some(saving) = lock(&self.state).running.take() else { return Ok(false) };
-        match saving.thread.join() {
-            Ok(result) => result?,
-            Err(_) => {
-                return Err(StreamsError::fatal(format!(
-                    "the saver thread of task {} panicked: a bug, see the message above; state is intact",
-                    self.task
-                )));
-            }
+        match saving.work {
+            Work::Held { snapshots, .. } => self.save(snapshots, &saving.offsets)?,
+            Work::Thread(thread) => match thread.join() {
+                Ok(result) => result?,
+                Err(_) => {
+                    return Err(StreamsError::fatal(format!(
+                        "the saver thread of task {} panicked: a bug, see the message above; state is intact",
+                        self.task
+                    )));
+                }
+            },
         }
         lock(&self.state).saved = saving.offsets;
         Ok(true)

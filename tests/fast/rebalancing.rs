@@ -1,0 +1,335 @@
+//! Members come, go, die and stand still, step by step on the embedded log: who runs what, what is replayed, and that counts stay exact.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use sluice::streams::{
+    client::{
+        ClientSupplier, ConsumerConfig, NewTopic, ProducerConfig,
+        embedded::{EmbeddedLog, EmbeddedOptions},
+    },
+    config::{SaveTiming, StreamsConfig},
+    kstream::{StreamsBuilder, TopologyConfig},
+    metrics::StreamsMetrics,
+    record::{Headers, ProducerRecord, TopicPartition},
+    runtime::{
+        CommitStep, PartitionPlan, StepHook, StreamThread, TaskId, TaskOptions, TaskState, ThreadParts,
+        ThreadStatus, create_internal_topics, plan_partitions,
+    },
+    topology::Topology,
+};
+
+const PARTITIONS: i32 = 6;
+const WORDS: usize = 600;
+const SESSION: Duration = Duration::from_secs(10);
+
+struct Member {
+    thread: Option<StreamThread>,
+    status: Arc<Mutex<ThreadStatus>>,
+}
+
+/// A group of members, each with a disk of its own.
+struct Cluster {
+    log: EmbeddedLog,
+    topology: Arc<Topology>,
+    plan: Arc<PartitionPlan>,
+    disks: tempfile::TempDir,
+    now: Arc<AtomicI64>,
+    standbys: usize,
+    members: Vec<Member>,
+    written: usize,
+}
+
+impl Cluster {
+    /// Words counted behind a repartition topic.
+    fn new(standbys: usize) -> Self {
+        let now = Arc::new(AtomicI64::new(1_000_000));
+        let clock = now.clone();
+        let log = EmbeddedLog::in_memory_with(EmbeddedOptions {
+            clock: Arc::new(move || clock.load(Ordering::Relaxed)),
+            session_timeout: SESSION,
+            request_timeout: Duration::ZERO,
+            ..EmbeddedOptions::default()
+        });
+        let topic = |name: &str| NewTopic {
+            name: name.into(),
+            partitions: PARTITIONS,
+            replication_factor: 1,
+            config: BTreeMap::new(),
+        };
+        let admin = log.admin().unwrap();
+        admin.create_topics(&[topic("words"), topic("counts")]).unwrap();
+        let builder =
+            StreamsBuilder::with_config(TopologyConfig { caching: false, ..TopologyConfig::default() });
+        let words = builder.stream::<String, String>("words");
+        words.group_by(|_, word| word.cloned()).count().to_stream().to("counts");
+        let topology = Arc::new(builder.build("cluster").unwrap());
+        let plan = Arc::new(plan_partitions(&topology, admin.as_ref()).unwrap());
+        create_internal_topics(&topology, &plan, -1, admin.as_ref()).unwrap();
+        let disks = tempfile::tempdir().unwrap();
+        Self { log, topology, plan, disks, now, standbys, members: Vec::new(), written: 0 }
+    }
+
+    /// Starts a member under the name of its place, with the disk of that place.
+    fn start(&mut self, place: usize, steps: Option<StepHook>) {
+        let config = StreamsConfig {
+            application_id: "cluster".into(),
+            instance_id: place.to_string(),
+            state_dir: self.disks.path().join(place.to_string()),
+            poll: Duration::ZERO,
+            commit_interval: Duration::from_millis(20),
+            save_rows_min: 1,
+            save_age_max: Duration::from_millis(100),
+            save_timing: SaveTiming::AtCommit,
+            num_standby_replicas: self.standbys,
+            ..StreamsConfig::default()
+        };
+        let mut options = TaskOptions::new(self.topology.clone(), Arc::new(config));
+        let counts = self.plan.partitions.clone();
+        options.partition_counts =
+            Arc::new(move |topic| Ok(counts.get(topic).copied().unwrap_or(PARTITIONS)));
+        options.steps = steps;
+        let now = self.now.clone();
+        let status = Arc::new(Mutex::new(ThreadStatus::default()));
+        let thread = StreamThread::new(ThreadParts {
+            name: format!("{place}-0"),
+            options,
+            plan: self.plan.clone(),
+            clients: Arc::new(self.log.clone()),
+            clock: Arc::new(move || now.load(Ordering::Relaxed)),
+            metrics: StreamsMetrics::default(),
+            status: status.clone(),
+        })
+        .unwrap();
+        let member = Member { thread: Some(thread), status };
+        match self.members.get_mut(place) {
+            Some(known) => *known = member,
+            None => self.members.push(member),
+        }
+    }
+
+    fn write(&mut self) {
+        let mut producer = self.log.producer(&ProducerConfig::default()).unwrap();
+        for n in self.written..self.written + WORDS {
+            producer
+                .send(ProducerRecord {
+                    topic: "words".into(),
+                    partition: None,
+                    key: Some(Bytes::from(format!("k{n}"))),
+                    value: Some(Bytes::from(format!("w{}", n % 60))),
+                    timestamp: Some(n as i64),
+                    headers: Headers::EMPTY,
+                })
+                .unwrap();
+        }
+        producer.flush().unwrap();
+        self.written += WORDS;
+    }
+
+    fn step(&mut self) {
+        self.now.fetch_add(5, Ordering::Relaxed);
+        for member in &mut self.members {
+            if let Some(thread) = &mut member.thread {
+                thread.run_once().unwrap();
+            }
+        }
+    }
+
+    fn steps(&mut self, count: usize) {
+        (0..count).for_each(|_| self.step());
+    }
+
+    /// The session of whoever is silent ends; the others have been heard of.
+    fn let_sessions_end(&mut self) {
+        for _ in 0..12 {
+            self.now.fetch_add(SESSION.as_millis() as i64 / 10, Ordering::Relaxed);
+            self.step();
+        }
+    }
+
+    fn status(&self, place: usize) -> ThreadStatus {
+        self.members[place].status.lock().unwrap().clone()
+    }
+
+    fn tasks(&self, place: usize) -> BTreeSet<TaskId> {
+        self.status(place).tasks.into_keys().collect()
+    }
+
+    /// Runs until all is counted, then checks it.
+    fn settle(&mut self) {
+        let expected: BTreeMap<String, Vec<i64>> =
+            (0..60).map(|n| (format!("w{n}"), (1..=(self.written / 60) as i64).collect())).collect();
+        for _ in 0..100 {
+            self.steps(10);
+            if self.counts() == expected {
+                break;
+            }
+        }
+        self.steps(30);
+        assert_eq!(self.counts(), expected);
+        let all: Vec<TaskId> = (0..self.members.len()).flat_map(|place| self.tasks(place)).collect();
+        assert_eq!(all.len(), 2 * PARTITIONS as usize, "each task has one owner: {all:?}");
+    }
+
+    fn counts(&self) -> BTreeMap<String, Vec<i64>> {
+        let config = ConsumerConfig { read_committed: true, ..ConsumerConfig::default() };
+        let mut consumer = self.log.consumer(&config).unwrap();
+        let all: Vec<_> = (0..PARTITIONS).map(|p| (TopicPartition::new("counts", p), Some(0))).collect();
+        consumer.assign(&all).unwrap();
+        let mut counts: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+        loop {
+            let records = consumer.poll(Duration::ZERO).unwrap().records;
+            if records.is_empty() {
+                return counts;
+            }
+            for record in records {
+                let word = String::from_utf8(record.key.unwrap().to_vec()).unwrap();
+                let count = i64::from_be_bytes(record.value.unwrap().as_ref().try_into().unwrap());
+                counts.entry(word).or_default().push(count);
+            }
+        }
+    }
+
+    fn close(&mut self, place: usize) {
+        self.members[place].thread.take().unwrap().close().unwrap();
+        *self.members[place].status.lock().unwrap() = ThreadStatus::default();
+    }
+
+    fn crash(&mut self, place: usize) {
+        self.members[place].thread.take().unwrap().abandon();
+        *self.members[place].status.lock().unwrap() = ThreadStatus::default();
+    }
+}
+
+#[test]
+fn scaling_from_one_to_three_to_two_moves_tasks_and_keeps_what_stays() {
+    let mut cluster = Cluster::new(0);
+    cluster.start(0, None);
+    cluster.write();
+    cluster.settle();
+    let before = cluster.tasks(0);
+    assert_eq!(before.len(), 12);
+    cluster.start(1, None);
+    cluster.start(2, None);
+    cluster.write();
+    cluster.settle();
+    let sizes: Vec<usize> = (0..3).map(|place| cluster.tasks(place).len()).collect();
+    assert_eq!(sizes, [4, 4, 4]);
+    assert_eq!(cluster.status(0).restored, 0, "what stays is not restored");
+    assert!(cluster.status(1).restored > 0, "what moves is");
+    // One leaves for good: a static member is missed when its session ends.
+    cluster.close(2);
+    cluster.let_sessions_end();
+    cluster.write();
+    cluster.settle();
+    assert_eq!((cluster.tasks(0).len(), cluster.tasks(1).len()), (6, 6));
+}
+
+#[test]
+fn a_rolling_restart_moves_nothing_and_replays_nothing() {
+    let mut cluster = Cluster::new(0);
+    (0..3).for_each(|place| cluster.start(place, None));
+    cluster.write();
+    cluster.settle();
+    let before: Vec<_> = (0..3).map(|place| cluster.tasks(place)).collect();
+    for place in 0..3 {
+        cluster.close(place);
+        cluster.write();
+        // The others go on meanwhile, not suspended for a moment.
+        for _ in 0..40 {
+            cluster.step();
+            for other in (0..3).filter(|other| *other != place) {
+                let states: Vec<TaskState> = cluster.status(other).tasks.into_values().collect();
+                assert_eq!(states, [TaskState::Running; 4], "member {other} while {place} is away");
+            }
+        }
+        cluster.start(place, None);
+        cluster.settle();
+        assert_eq!(cluster.status(place).restored, 0, "a clean close left nothing to replay");
+    }
+    let after: Vec<_> = (0..3).map(|place| cluster.tasks(place)).collect();
+    assert_eq!(after, before);
+}
+
+#[test]
+fn failover_with_a_standby_replays_only_the_tail() {
+    let mut replayed = Vec::new();
+    for standbys in [0, 1] {
+        let mut cluster = Cluster::new(standbys);
+        (0..2).for_each(|place| cluster.start(place, None));
+        for _ in 0..5 {
+            cluster.write();
+            cluster.settle();
+        }
+        let before = cluster.status(1).restored;
+        let owned = cluster.tasks(0);
+        cluster.crash(0);
+        cluster.let_sessions_end();
+        cluster.steps(50);
+        assert!(cluster.tasks(1).is_superset(&owned), "the tasks are taken over");
+        replayed.push(cluster.status(1).restored - before);
+        cluster.write();
+        cluster.settle();
+        // The dead one comes back under its name, with its old disk.
+        let folder = cluster.disks.path().join("0");
+        std::fs::rename(&folder, cluster.disks.path().join("dead")).unwrap();
+        cluster.start(0, None);
+        cluster.write();
+        cluster.settle();
+    }
+    let [cold, warm] = replayed[..] else { panic!("two runs") };
+    assert!(cold > 1_000, "without a copy the whole changelog is replayed: {cold}");
+    assert_eq!(warm, 0, "the copy had everything: all of it was committed before the crash");
+}
+
+#[test]
+fn a_zombies_late_commit_is_refused() {
+    let mut cluster = Cluster::new(0);
+    // Before the group hears of the second member: it is made while the first one commits.
+    let successor: Arc<Mutex<Option<StreamThread>>> = Arc::default();
+    let (armed, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
+    let hook: StepHook = {
+        let (successor, armed, taken, now) =
+            (successor.clone(), armed.clone(), taken.clone(), cluster.now.clone());
+        Arc::new(move |step| {
+            if step != CommitStep::Sent || !armed.swap(false, Ordering::Relaxed) {
+                return Ok(());
+            }
+            // The process stands still here, long enough for its session to end and for another to do its work.
+            now.fetch_add(SESSION.as_millis() as i64 + 1, Ordering::Relaxed);
+            let mut successor = successor.lock().unwrap();
+            let thread = successor.as_mut().unwrap();
+            for _ in 0..200 {
+                now.fetch_add(100, Ordering::Relaxed);
+                thread.run_once()?;
+            }
+            taken.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        })
+    };
+    cluster.start(0, Some(hook));
+    cluster.write();
+    cluster.settle();
+    cluster.start(1, None);
+    *successor.lock().unwrap() = cluster.members[1].thread.take();
+    cluster.write();
+    armed.store(true, Ordering::Relaxed);
+    let commits = cluster.status(0).commits;
+    for _ in 0..100 {
+        cluster.step();
+        if taken.load(Ordering::Relaxed) > 0 {
+            break;
+        }
+    }
+    assert_eq!(taken.load(Ordering::Relaxed), 1, "the zombie was stopped in the middle of a commit");
+    assert_eq!(cluster.status(0).commits, commits, "and that commit did not happen");
+    cluster.members[1].thread = successor.lock().unwrap().take();
+    cluster.settle();
+}
