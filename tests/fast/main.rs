@@ -9,6 +9,8 @@ mod dsl_corrections;
 mod dsl_join_corrections;
 mod dsl_properties;
 mod dsl_runtime;
+mod dsl_sources;
+mod dsl_window_corrections;
 mod gate;
 mod http;
 mod ledger;

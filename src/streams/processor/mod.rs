@@ -8,7 +8,7 @@ mod context;
 mod error_handler;
 mod typed;
 
-pub use context::{ClockId, DropReason, NodeContext, ScheduleId, StoreId, TaskContext};
+pub use context::{ClockId, DropReason, FlushConverter, NodeContext, ScheduleId, StoreId, TaskContext};
 pub use error_handler::{
     DeserializationHandler, ErrorHandlers, ErrorResponse, ProcessingHandler, ProductionHandler,
     ProductionResponse,

@@ -21,7 +21,8 @@ use super::{
 };
 use crate::streams::{
     client::{
-        ClientSupplier, Consumer, ConsumerConfig, OffsetAndMetadata, Producer, ProducerConfig, Rebalance,
+        ClientSupplier, Consumer, ConsumerConfig, OffsetAndMetadata, OffsetReset, Producer, ProducerConfig,
+        Rebalance,
     },
     config::{ProcessingGuarantee, StreamsConfig},
     error::{Result, StreamsError},
@@ -29,6 +30,7 @@ use crate::streams::{
     metrics::StreamsMetrics,
     processor::DropReason,
     record::{ProducerRecord, Timestamp, TopicPartition},
+    topology::NodeKind,
 };
 
 /// Milliseconds since the epoch.
@@ -240,7 +242,11 @@ impl StreamThread {
         let committed = self.consumer.committed(&partitions)?;
         let mut wanted = Vec::new();
         for partition in &partitions {
-            wanted.push((partition.clone(), committed.get(partition).map(|offset| offset.offset)));
+            let start = match committed.get(partition) {
+                Some(offset) => Some(offset.offset),
+                None => self.reset_offset(partition)?,
+            };
+            wanted.push((partition.clone(), start));
         }
         self.consumer.assign(&wanted)?;
         self.lag_asked.clear();
@@ -256,6 +262,27 @@ impl StreamThread {
             status.committed = committed.into_iter().map(|(partition, o)| (partition, o.offset)).collect();
         }
         Ok(())
+    }
+
+    /// Where a source says that it starts without a committed offset; `None` leaves it to the application's policy. A topic inside the
+    /// application is read from its beginning always: what upstream wrote before this thread came is input like any other.
+    fn reset_offset(&mut self, partition: &TopicPartition) -> Result<Option<i64>> {
+        let reset = self.options.topology.nodes.iter().find_map(|node| match &node.kind {
+            NodeKind::Source(source) if source.topics.contains(&partition.topic) => {
+                Some(if source.internal { Some(OffsetReset::Earliest) } else { source.offset_reset })
+            }
+            _ => None,
+        });
+        let Some(reset) = reset.flatten() else { return Ok(None) };
+        let (first, end) = self.consumer.watermarks(partition)?;
+        match reset {
+            OffsetReset::Earliest => Ok(Some(first)),
+            OffsetReset::Latest => Ok(Some(end)),
+            OffsetReset::None => Err(StreamsError::Fatal(format!(
+                "{partition} has no committed offset and its source has offset reset `none`: commit one for the group, or choose \
+                 earliest or latest"
+            ))),
+        }
     }
 
     fn restore(&mut self, now: Timestamp) -> Result<bool> {

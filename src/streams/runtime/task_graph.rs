@@ -19,18 +19,16 @@ use crate::streams::{
     config::{Semantics, StreamsConfig},
     error::{ProcessingError, Result, StreamsError},
     processor::{
-        AnyProcessor, ClockId, DropReason, ErrorHandlers, ErrorResponse, NodeContext, NodeId,
+        AnyProcessor, ClockId, DropReason, ErrorHandlers, ErrorResponse, FlushConverter, NodeContext, NodeId,
         ProductionResponse, PunctuationType, ScheduleId, StoreId, TaskContext,
     },
     record::{AnyRecord, ConsumerRecord, Headers, ProducerRecord, RecordContext, Timestamp},
-    state::{CacheFlush, ChangelogRecord, StateStore, Store, StoreBuilder},
+    state::{ChangelogRecord, StateStore, Store, StoreBuilder},
     topology::{BadRecordPolicy, DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology, changelog_topic},
 };
 
 /// Global stores of the process, shared by all tasks.
 pub type GlobalStores = Arc<BTreeMap<usize, Mutex<Store>>>;
-
-type FlushConverter = Box<dyn Fn(CacheFlush) -> Result<Option<AnyRecord>> + Send>;
 
 enum Run {
     Source,

@@ -162,6 +162,36 @@ impl TopologyBuilder {
         Ok(())
     }
 
+    /// Adds a store that is filled from a topic of its own by a processor, and by nobody else (KIP-813, Kafka's `addReadOnlyStateStore`): a
+    /// source, the processor, and the store. Other processors may be connected to read it. The topic is its changelog, so a restart
+    /// replays the topic into the store without the processor, which must therefore put what it is given as it is.
+    ///
+    /// # Errors
+    /// A name that is taken; a topic that another source reads.
+    pub fn add_read_only_state_store(
+        &mut self,
+        mut store: StoreBuilder,
+        source_name: &str,
+        source: SourceSpec,
+        processor_name: &str,
+        supplier: ProcessorSupplier,
+    ) -> Result<StoreId> {
+        let [topic] = source.topics.as_slice() else {
+            return Err(StreamsError::Topology(format!(
+                "store {} must be filled from exactly one topic: it is the store's changelog",
+                store.name
+            )));
+        };
+        let topic = topic.clone();
+        store.logging = false; // The topic is the log.
+        self.add_source(source_name, source)?;
+        self.add_processor(processor_name, supplier, &[source_name])?;
+        let name = store.name.clone();
+        let id = self.add_state_store(store, &[processor_name])?;
+        self.connect_source_store_and_topic(&name, &topic)?;
+        Ok(id)
+    }
+
     /// Adds a global store: a source and the processor that fills it. It belongs to no task.
     pub fn add_global_store(
         &mut self,
