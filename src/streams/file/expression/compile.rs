@@ -100,7 +100,7 @@ pub struct Predicate {
 impl Predicate {
     /// Compiles an expression of type bool.
     pub fn new(typed: Typed) -> Self {
-        let run = truth(&typed);
+        let run = condition(&typed);
         Self { typed, run }
     }
 
@@ -121,6 +121,22 @@ impl Predicate {
 impl fmt::Debug for Predicate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.typed)
+    }
+}
+
+/// An expression of which only matters whether it is true: as in SQLite, what stands behind an `and` is not looked at when what is
+/// before it is NULL, and so cannot fail.
+fn condition(typed: &Typed) -> Truth {
+    match &typed.node {
+        Node::And(a, b) => {
+            let (a, b) = (condition(a), condition(b));
+            Box::new(move |context| if a(context) == Some(true) { b(context) } else { Some(false) })
+        }
+        Node::Or(a, b) => {
+            let (a, b) = (condition(a), condition(b));
+            Box::new(move |context| if a(context) == Some(true) { Some(true) } else { b(context) })
+        }
+        _ => truth(typed),
     }
 }
 
@@ -170,7 +186,7 @@ fn value(typed: &Typed) -> Value {
         Node::Concat(a, b) => concat(a, b),
         Node::Case { branches, otherwise } => {
             let branches: Vec<(Truth, Value)> =
-                branches.iter().map(|(when, then)| (truth(when), value(then))).collect();
+                branches.iter().map(|(when, then)| (condition(when), value(then))).collect();
             let otherwise = otherwise.as_deref().map(value);
             Box::new(move |context| {
                 for (when, then) in &branches {
