@@ -6,7 +6,7 @@
 //! | variable | |
 //! |---|---|
 //! | `SLUICE_SIM_SEED=7` | replays that history |
-//! | `SLUICE_SIM_SEEDS=10000` | runs as many (300 where nothing is said) |
+//! | `SLUICE_SIM_SEEDS=10000` | runs as many (150 where nothing is said) |
 //! | `SLUICE_SIM_FROM=300` | starts there |
 //! | `SLUICE_SIM_SECONDS=60` | stops after this time, whatever was asked for |
 
@@ -37,7 +37,7 @@ fn committed_output_changelog_and_state_equal_the_model() {
     let from = number("SLUICE_SIM_FROM").unwrap_or(0);
     let seeds = match number("SLUICE_SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => from..from + number("SLUICE_SIM_SEEDS").unwrap_or(300),
+        None => from..from + number("SLUICE_SIM_SEEDS").unwrap_or(150),
     };
     let limit = number("SLUICE_SIM_SECONDS").map(Duration::from_secs);
     let (started, mut told) = (Instant::now(), Instant::now());
