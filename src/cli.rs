@@ -52,6 +52,9 @@ pub enum Command {
     /// Run topology files by themselves.
     #[command(subcommand)]
     Streams(StreamsCommand),
+    /// Fill the topics of the bench workloads, and check what they wrote.
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Check, test and look at topology files.
     #[command(subcommand)]
     Topology(TopologyCommand),
@@ -159,6 +162,74 @@ pub struct StreamsRunArgs {
     /// Stop when every input has reached the offset it had at start.
     #[arg(long)]
     pub until_caught_up: bool,
+}
+
+/// The bench workloads (bench/*.toml). `./dev bench` does all of it: generate, run, check, print a table.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Fill bench-issued, bench-issued-by-coupon and bench-used. Topics that exist are left as they are.
+    Generate(BenchGenerateArgs),
+    /// Hold what a workload wrote against its input. Exit code 1: it is wrong.
+    Check(BenchCheckArgs),
+}
+
+/// Fill the topics.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct BenchGenerateArgs {
+    /// Issues; about 40 % as many uses.
+    #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u32).range(1..=8_000_000))]
+    pub records: u32,
+    /// Same seed, same records.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Partitions of each topic.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=1_000))]
+    pub partitions: i32,
+}
+
+/// Check the output.
+#[derive(Clone, Debug, Args)]
+pub struct BenchCheckArgs {
+    /// Which workload.
+    #[arg(value_enum)]
+    pub workload: Workload,
+    /// As given to `generate`.
+    #[arg(long, default_value_t = 4_000_000)]
+    pub records: u32,
+    /// As given to `generate`.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// The output topic; default bench-WORKLOAD-out.
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Every window must be final, exactly once: it ran on until its inputs counted as silent.
+    #[arg(long)]
+    pub all_final: bool,
+}
+
+/// A bench workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Workload {
+    /// Counts per coupon and minute, repartitioned.
+    W1,
+    /// The same from events that are keyed by coupon already.
+    W1n,
+    /// Totals per user.
+    W2,
+    /// Issues joined with uses.
+    W3,
+}
+
+impl Workload {
+    /// Its name in topics and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Workload::W1 => "w1",
+            Workload::W1n => "w1n",
+            Workload::W2 => "w2",
+            Workload::W3 => "w3",
+        }
+    }
 }
 
 /// Topology files.

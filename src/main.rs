@@ -8,6 +8,10 @@ use sluice::{
     cli::{Cli, Failure},
 };
 
+/// Streams allocate per record and free on other threads, where glibc's allocator is slow and fragments. C code keeps its own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // clap itself exits with 2 on a mistake, and with 0 for --help and --version.
     match app::run(Cli::parse()) {

@@ -5,6 +5,7 @@
 //! topics the service has.
 
 mod audit;
+mod bench;
 mod demo;
 mod parts;
 mod serve;
@@ -52,6 +53,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }),
         Command::Streams(StreamsCommand::Run(args)) => block_on(streams::run::run(config, args)),
+        Command::Bench(command) => bench::run(&config, command),
         Command::Topology(_) => unreachable!("answered above"),
         Command::Verify(args) => block_on(verify::run(config, args)),
         Command::Audit(args) => block_on(audit::audit(config, args)),

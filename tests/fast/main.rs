@@ -3,6 +3,7 @@
 
 mod alerts;
 mod bad_input;
+mod bench;
 mod documents;
 mod driver_partitions;
 mod dsl_corrections;

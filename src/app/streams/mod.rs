@@ -58,7 +58,7 @@ impl Applications {
     ) -> Result<Self, Failure> {
         let instance_id = match &config.streams.instance_id {
             Some(name) => name.clone(),
-            None => made_up_instance_id(&config.streams.runtime.state_dir)?,
+            None => made_up_instance_id(&config.data_dir, &config.streams.runtime.state_dir)?,
         };
         let progress = progress::follow(log.clone());
         let progress = event::TOPICS.map(|topic| (topic.to_owned(), progress.clone()));
@@ -203,20 +203,38 @@ pub async fn supervise(
     }
 }
 
-/// The name of this process in its groups, made up once and kept beside the state it belongs to.
-fn made_up_instance_id(state_dir: &Path) -> Result<String, Failure> {
-    let file = state_dir.join("instance-id");
+/// The name of this process in its groups, made up once per state directory and kept outside of it: who deletes state must
+/// not become a stranger to the group, which would hold the partitions for the old name until its session ends (45 s).
+fn made_up_instance_id(data_dir: &Path, state_dir: &Path) -> Result<String, Failure> {
+    let place = crc32fast::hash(state_dir.as_os_str().as_encoded_bytes());
+    let file = data_dir.join(format!("instance-id-{place:08x}"));
     let read_or_make = || {
         if let Ok(name) = std::fs::read_to_string(&file)
             && !name.trim().is_empty()
         {
             return Ok(name.trim().to_owned());
         }
-        std::fs::create_dir_all(state_dir)?;
+        std::fs::create_dir_all(data_dir)?;
         let name = uuid::Uuid::new_v4().simple().to_string();
         std::fs::write(&file, &name)?;
         Ok(name)
     };
     read_or_make()
-        .map_err(|error: std::io::Error| Failure::of(format!("streams.state_dir: {}", file.display()), error))
+        .map_err(|error: std::io::Error| Failure::of(format!("data_dir: {}", file.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_outlives_the_state_and_is_one_per_state_directory() {
+        let data = tempfile::tempdir().unwrap();
+        let state = data.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let name = made_up_instance_id(data.path(), &state).unwrap();
+        std::fs::remove_dir_all(&state).unwrap();
+        assert_eq!(made_up_instance_id(data.path(), &state).unwrap(), name);
+        assert_ne!(made_up_instance_id(data.path(), &data.path().join("other")).unwrap(), name);
+    }
 }

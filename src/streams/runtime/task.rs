@@ -456,6 +456,12 @@ impl StreamTask {
         self.db.as_ref().is_some_and(|db| self.graph.with_stores(|stores| db.wants_save(stores, now)))
     }
 
+    /// Whether what has been replayed of the changelogs must be saved before more is.
+    pub fn wants_save_while_restoring(&self) -> bool {
+        let wants = |db: &TaskDb| self.graph.with_stores(|stores| db.wants_save_while_restoring(stores));
+        self.db.as_ref().is_some_and(wants)
+    }
+
     /// Whether anything would be lost to a restart but for the changelog.
     pub fn has_unsaved(&self) -> bool {
         self.db.is_some()

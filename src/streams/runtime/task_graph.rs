@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::{
     node_watermarks::NodeWatermarks, punctuation_queue::PunctuationQueue, raw_record::RawRecord,
@@ -29,6 +29,9 @@ use crate::streams::{
 
 /// Global stores of the process, shared by all tasks.
 pub type GlobalStores = Arc<BTreeMap<usize, Mutex<Store>>>;
+
+/// Output records share blocks of this size.
+const OUTPUT_BLOCK_BYTES: usize = 32 << 10;
 
 enum Run {
     Source,
@@ -85,6 +88,10 @@ pub struct TaskGraph {
     commit_requested: Cell<bool>,
     dropped: RefCell<BTreeMap<(NodeId, DropReason), u64>>,
     output: RefCell<Vec<ProducerRecord>>,
+    /// Where the bytes of output records go next.
+    block: RefCell<BytesMut>,
+    /// Stores that have a record cache.
+    cached: Vec<StoreId>,
 }
 
 /// What a graph is made from.
@@ -124,12 +131,16 @@ impl TaskGraph {
         }
         let mut stores: Vec<Option<LocalStore>> = topology.stores.iter().map(|_| None).collect();
         let mut store_order = Vec::new();
+        let mut cached = Vec::new();
         for (id, mut store) in parts.stores {
             if watermarks.is_some() {
                 // Nothing expires before a watermark says so: what is replayed may be far ahead of it.
                 store.as_state_store().expire_by(-1);
             }
             let spec = &topology.stores[id.0];
+            if spec.builder.caching {
+                cached.push(id);
+            }
             let changelog = (spec.builder.logging && spec.source_topic.is_none())
                 .then(|| changelog_topic(&topology.application_id, &spec.builder.name));
             stores[id.0] =
@@ -162,6 +173,8 @@ impl TaskGraph {
             commit_requested: Cell::new(false),
             dropped: RefCell::default(),
             output: RefCell::default(),
+            block: RefCell::default(),
+            cached,
             topology,
         }
     }
@@ -350,10 +363,14 @@ impl TaskGraph {
                 changes.clear();
                 continue;
             };
+            // All keys in one allocation, shared out as slices.
+            let mut keys = Vec::with_capacity(changes.iter().map(|change| change.key.len()).sum());
+            changes.iter().for_each(|change| keys.extend_from_slice(&change.key));
+            let mut keys = Bytes::from(keys);
             out.extend(changes.drain(..).map(|change| ProducerRecord {
                 topic: topic.clone(),
                 partition: Some(self.task_id.partition),
-                key: Some(Bytes::copy_from_slice(&change.key)),
+                key: Some(keys.split_to(change.key.len())),
                 value: change.value,
                 timestamp: change.timestamp,
                 headers: change.headers,
@@ -382,7 +399,7 @@ impl TaskGraph {
 
     /// Whether a record cache is over its budget.
     pub fn wants_flush(&self) -> bool {
-        self.store_order.iter().any(|id| self.local(*id).store.borrow_mut().as_state_store().wants_flush())
+        self.cached.iter().any(|id| self.local(*id).store.borrow_mut().as_state_store().wants_flush())
     }
 
     /// Local stores in flush order.
@@ -509,6 +526,19 @@ impl TaskGraph {
         }
     }
 
+    /// Bytes of an output record, moved into a block that many records share: their buffers are freed at once, on this thread.
+    fn in_block(&self, bytes: &[u8]) -> Bytes {
+        if bytes.len() > OUTPUT_BLOCK_BYTES / 8 {
+            return Bytes::copy_from_slice(bytes);
+        }
+        let mut block = self.block.borrow_mut();
+        if block.capacity() < bytes.len() {
+            *block = BytesMut::with_capacity(OUTPUT_BLOCK_BYTES);
+        }
+        block.extend_from_slice(bytes);
+        block.split().freeze()
+    }
+
     fn write(&self, node: NodeId, sink: &SinkSpec, record: AnyRecord) -> Result<()> {
         let failed = |error: ProcessingError| {
             StreamsError::Fatal(format!("sink {} could not write a record: {error}", self.live(node).name))
@@ -551,8 +581,8 @@ impl TaskGraph {
         let out = ProducerRecord {
             topic,
             partition: None,
-            key: encoded.key.map(Bytes::from),
-            value: encoded.value.map(Bytes::from),
+            key: encoded.key.map(|key| self.in_block(&key)),
+            value: encoded.value.map(|value| self.in_block(&value)),
             timestamp: Some(record.timestamp),
             headers: record.headers,
         };

@@ -264,7 +264,7 @@ impl TaskManager {
             let position = positions.get(&name).copied().unwrap_or(position);
             life.restored.insert(name, position);
         }
-        if task.wants_save(now) {
+        if task.wants_save_while_restoring() {
             task.after_commit(life.restored.clone(), now)?;
         }
         Ok(())

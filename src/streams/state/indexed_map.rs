@@ -67,6 +67,11 @@ impl<K: Ord + Hash + Clone, V> IndexedMap<K, V> {
         self.rows.remove(key)
     }
 
+    /// All rows, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.rows.iter()
+    }
+
     pub(super) fn clear(&mut self) {
         self.rows.clear();
         self.index = None;

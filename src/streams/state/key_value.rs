@@ -201,16 +201,24 @@ impl StateStore for KeyValueTable {
     fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
         let Some(durable) = &mut self.durable else { return Ok(None) };
         durable.saving = std::mem::take(&mut durable.changed);
+        let taken = durable.next_save;
         durable.next_save += 1;
-        let rows = durable.saving.iter().map(|key| SqlRow {
+        let row = |key: &ByteKey, slot: Option<&Slot>| SqlRow {
             segment: 0,
             key: key.clone(),
             time: 0,
             sub: 0,
-            value: self.rows.get(key.as_slice()).and_then(|slot| slot.value.clone()),
-        });
+            value: slot.and_then(|slot| slot.value.clone()),
+        };
+        // When many have changed, one walk over the table is cheaper than a look-up in cold memory for each.
+        let rows = if durable.saving.len() * 8 >= self.rows.len() {
+            let changed = self.rows.iter().filter(|(_, slot)| slot.save == taken);
+            changed.map(|(key, slot)| row(key, Some(slot))).collect()
+        } else {
+            durable.saving.iter().map(|key| row(key, self.rows.get(key.as_slice()))).collect()
+        };
         let snapshot = TableSnapshot {
-            rows: rows.collect(),
+            rows,
             replaced: Vec::new(),
             first_segment: None,
             meta: StoreMeta { observed: -1, seq: 0, rows: durable.rows },

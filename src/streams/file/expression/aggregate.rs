@@ -559,9 +559,22 @@ impl AggregateState {
     }
 
     /// Reads what [`save`](Self::save) wrote for this aggregate; `None` when it is not that.
-    pub fn load(aggregate: &Aggregate, raw: &serde_json::Value) -> Option<AggregateState> {
+    pub fn load(aggregate: &Aggregate, text: &str) -> Option<AggregateState> {
         let of = aggregate.argument_type().unwrap_or(DataType::Int);
-        Some(match aggregate.init() {
+        let empty = aggregate.init();
+        // The frequent forms are read as they stand; restoring reads one per record.
+        match &empty {
+            AggregateState::Count(_) => return Some(AggregateState::Count(text.parse().ok()?)),
+            AggregateState::Extreme(_)
+                if matches!(of, DataType::Int | DataType::Timestamp) && !text.starts_with('[') =>
+            {
+                let value = if text == "null" { Datum::Null } else { read_datum(of, text)? };
+                return Some(AggregateState::Extreme(value));
+            }
+            _ => {}
+        }
+        let raw: &serde_json::Value = &serde_json::from_str(text).ok()?;
+        Some(match empty {
             AggregateState::Count(_) => AggregateState::Count(raw.as_i64()?),
             AggregateState::Distinct(_) => AggregateState::Distinct(
                 raw.as_array()?.iter().map(|value| value.to_string().into_bytes()).collect(),
@@ -835,8 +848,8 @@ mod tests {
                 let state = folded(&aggregate, &records);
                 let mut saved = Vec::new();
                 state.save(&mut saved);
-                let raw = serde_json::from_slice(&saved).unwrap();
-                prop_assert_eq!(AggregateState::load(&aggregate, &raw).unwrap(), state, "{}", text);
+                let raw = std::str::from_utf8(&saved).unwrap();
+                prop_assert_eq!(AggregateState::load(&aggregate, raw).unwrap(), state, "{}", text);
             }
         }
 

@@ -5,6 +5,10 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+
 use super::codec::{Input, from_sql, malformed, sql_type, to_sql, write_bytes};
 use crate::streams::{
     error::ProcessingError,
@@ -17,13 +21,24 @@ use crate::streams::{
     serdes::{ColumnSerde, Serde, SqlValue},
 };
 
+/// The states of a table's aggregates, in their order.
+pub type States = SmallVec<[AggregateState; 2]>;
+
 /// The state under one key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TableState {
     /// Records folded in.
     pub revision: i64,
-    /// One state per aggregate.
-    pub states: Vec<AggregateState>,
+    /// One state per aggregate; a few stand inline, which spares an allocation per key.
+    pub states: States,
+}
+
+/// A state as it is written; what an aggregate wrote is left to it.
+#[derive(Deserialize)]
+struct SavedState<'a> {
+    revision: i64,
+    #[serde(borrow)]
+    states: SmallVec<[&'a RawValue; 4]>,
 }
 
 /// Writes and reads table states.
@@ -51,12 +66,14 @@ impl TableStateSerde {
         out.push(b']');
     }
 
-    fn read_states(&self, list: &serde_json::Value) -> Option<Vec<AggregateState>> {
-        let list = list.as_array().filter(|list| list.len() == self.aggregates.len())?;
+    fn read_states(&self, list: &[&RawValue]) -> Option<States> {
+        if list.len() != self.aggregates.len() {
+            return None;
+        }
         self.aggregates
             .iter()
             .zip(list)
-            .map(|(aggregate, raw)| AggregateState::load(aggregate, raw))
+            .map(|(aggregate, raw)| AggregateState::load(aggregate, raw.get()))
             .collect()
     }
 }
@@ -73,9 +90,9 @@ impl Serde<TableState> for TableStateSerde {
 
     fn deserialize(&self, bytes: &[u8]) -> Result<TableState, ProcessingError> {
         let read = || {
-            let raw: serde_json::Value = serde_json::from_slice(bytes).ok()?;
-            let revision = raw.get("revision")?.as_i64()?;
-            Some(TableState { revision, states: self.read_states(raw.get("states")?)? })
+            // Checked once: reading from text is cheaper than from bytes, and restoring is a read per record.
+            let raw: SavedState<'_> = serde_json::from_str(std::str::from_utf8(bytes).ok()?).ok()?;
+            Some(TableState { revision: raw.revision, states: self.read_states(&raw.states)? })
         };
         read().ok_or_else(|| malformed("a table's state"))
     }
@@ -121,7 +138,9 @@ impl ColumnSerde for TableStateSerde {
             let (last, results) = rest.split_last()?;
             let SqlValue::Integer(revision) = first else { return None };
             let states = match last {
-                SqlValue::Text(text) => self.read_states(&serde_json::from_str(text).ok()?)?,
+                SqlValue::Text(text) => {
+                    self.read_states(&serde_json::from_str::<Vec<&RawValue>>(text).ok()?)?
+                }
                 _ => self
                     .aggregates
                     .iter()

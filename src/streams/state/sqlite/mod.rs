@@ -266,6 +266,13 @@ impl TaskDb {
         !self.is_saving() && self.is_due(stores, now)
     }
 
+    /// As [`wants_save`](Self::wants_save) while a changelog is replayed: only memory forces a save then. Rows are still
+    /// replaced by later records, and what has been replayed can be replayed again.
+    pub fn wants_save_while_restoring(&self, stores: &[&mut dyn StateStore]) -> bool {
+        let bytes: u64 = stores.iter().map(|store| store.unsaved().bytes).sum();
+        !self.is_saving() && bytes > self.shared.policy.budget_bytes / 2
+    }
+
     fn is_saving(&self) -> bool {
         match lock(&self.shared.state).running.as_mut().map(|saving| &mut saving.work) {
             None => false,
