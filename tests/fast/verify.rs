@@ -376,6 +376,22 @@ async fn each_planted_corruption_is_found_as_exactly_what_it_is() {
     }
 }
 
+/// What the statistics cannot know (an event that came after its window was final) is told from what they got wrong.
+#[tokio::test]
+async fn a_late_event_is_named_as_such() {
+    let clean = Quiet::new().await.facts().await;
+    let detail = |change: fn(&mut WindowRecord)| {
+        let mut corrupted = clean.clone();
+        change(&mut minute(&mut corrupted).latest);
+        let report = judge(&corrupted);
+        let details: Vec<String> = report.findings().map(|finding| finding.detail.clone()).collect();
+        assert_eq!(details.len(), 1, "{details:?}");
+        details[0].clone()
+    };
+    assert!(detail(|window| window.issued -= 1).contains("after it was final"));
+    assert!(!detail(|window| window.issued += 1).contains("after it was final"));
+}
+
 fn event_of(facts: &Facts, user_coupon: i64) -> String {
     let line = facts.history.iter().find(|line| line.user_coupon_id == user_coupon).unwrap();
     line.event_id.clone()

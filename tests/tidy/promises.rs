@@ -10,7 +10,8 @@ use crate::{
 };
 
 /// The documents a reader starts from.
-const DOCUMENTS: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"];
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/api.md", "docs/operations.md"];
 
 /// In a document `path/to/file.rs::name` in backticks names a test, and a relative link names a file.
 pub fn check_documents(repository: &Repository) -> Vec<Violation> {
@@ -24,10 +25,11 @@ pub fn check_documents(repository: &Repository) -> Vec<Violation> {
                 }
             }
             for target in relative_links(line) {
+                let target = &from_root(&file.path, target);
                 let folder = format!("{}/", target.trim_end_matches('/'));
                 let exists =
-                    repository.all().any(|file| file.path == target || file.path.starts_with(&folder));
-                let bare = ["LICENSE-MIT", "LICENSE-APACHE"].contains(&target);
+                    repository.all().any(|file| file.path == *target || file.path.starts_with(&folder));
+                let bare = ["LICENSE-MIT", "LICENSE-APACHE"].contains(&target.as_str());
                 if !exists && !bare {
                     violations.push(file.violation(number, format!("the link to {target} leads nowhere")));
                 }
@@ -35,6 +37,15 @@ pub fn check_documents(repository: &Repository) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// A link as it stands in a document, from the root of the repository: documents lie there or one folder below.
+fn from_root(document: &str, target: &str) -> String {
+    match (document.rsplit_once('/'), target.strip_prefix("../")) {
+        (Some(_), Some(target)) => target.to_owned(),
+        (Some((folder, _)), None) => format!("{folder}/{target}"),
+        (None, _) => target.to_owned(),
+    }
 }
 
 fn named_tests(line: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -167,6 +178,9 @@ mod tests {
             &[],
         );
         assert_found(check_documents, &document("[a](src/gone.rs#l1)"), &["README.md:1"]);
+        let below = |text| [TESTED, ("docs/api.md", text)];
+        assert_found(check_documents, &below("[a](../src/a.rs), [b](api.md)"), &[]);
+        assert_found(check_documents, &below("[a](src/a.rs)"), &["docs/api.md:1"]);
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl Counts {
         self.discount_amount_sum += other.discount_amount_sum;
     }
 
+    /// Nothing is counted that the other does not count.
+    fn is_within(self, other: Counts) -> bool {
+        self.issued <= other.issued && self.used <= other.used && self.cancelled <= other.cancelled
+    }
+
     fn of_window(window: &WindowRecord) -> Self {
         Self {
             issued: window.issued,
@@ -128,7 +133,15 @@ fn compare_windows(
             let subject = || format!("{topic} coupon {coupon} {start}");
             let found = Counts::of_window(&window.latest);
             if found != expected {
-                findings.push((subject(), format!("the window says {found}; SQL counts {expected}")));
+                // A bound of the statistics, not a mystery: what comes when the window has ended is left out.
+                let came_late = window.finals > 0 && found.is_within(expected);
+                let why = if came_late {
+                    "; the rest came after it was final (more than idle_close + grace after the time it carries: an event that was \
+                     parked and resumed, or a commit that took that long), and is counted as late"
+                } else {
+                    ""
+                };
+                findings.push((subject(), format!("the window says {found}; SQL counts {expected}{why}")));
             }
             // A day may still be going on when everything else is quiet; no window may end twice.
             let must_be_over = topic == log::TOPIC_MINUTE;
