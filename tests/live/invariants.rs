@@ -2,12 +2,12 @@
 //!
 //! One function, [`World::judge`]. It lets the last seats be sold, waits until nothing is under way, and then asks as an
 //! operator would: `sluice verify` (I1 to I9, with what the crowd was told), `sluice reconcile` (zero drift) and `sluice
-//! audit replay` (the history gives the tables). What only the crowd can know it computes itself: that the *last* word to
-//! each user is true (I9), and that nobody came after somebody who was refused and still got a seat, but for seats that
+//! audit replay` (the history gives the tables). What only the crowd can know it computes itself: that the first and the last
+//! word to each user are true (I9), and that nobody came after somebody who was refused and still got a seat, but for seats that
 //! came back (I10).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::Write,
     time::{Duration, Instant},
 };
@@ -65,7 +65,7 @@ impl World {
         }
         let rows = rows(&self.deployment).await;
         for campaign in campaigns {
-            let holders = rows.get(&campaign.coupon).map_or(0, BTreeSet::len) as i64;
+            let holders = rows.get(&campaign.coupon).map_or(0, BTreeMap::len) as i64;
             assert_eq!(holders, campaign.seats, "rows of coupon {}", campaign.coupon);
             nobody_was_overtaken(&answers, *campaign, fenced(&self.deployment, campaign.coupon).await);
         }
@@ -76,7 +76,7 @@ impl World {
         let deadline = Instant::now() + PATIENCE;
         let mut late = LATE_USERS;
         loop {
-            let issued = rows(&self.deployment).await.get(&campaign.coupon).map_or(0, BTreeSet::len) as i64;
+            let issued = rows(&self.deployment).await.get(&campaign.coupon).map_or(0, BTreeMap::len) as i64;
             if issued >= campaign.seats {
                 return self.settle(urls).await;
             }
@@ -147,7 +147,7 @@ pub async fn holds(deployment: &Deployment, answers: &[Told], with_statistics: b
     let lies: Vec<&&Told> = last
         .values()
         .filter(|told| {
-            let has_row = rows.get(&told.coupon).is_some_and(|users| users.contains(&told.user));
+            let has_row = rows.get(&told.coupon).is_some_and(|users| users.contains_key(&told.user));
             let unknown_since = || {
                 answers.iter().any(|later| {
                     (later.coupon, later.user) == (told.coupon, told.user)
@@ -160,6 +160,22 @@ pub async fn holds(deployment: &Deployment, answers: &[Told], with_statistics: b
         })
         .collect();
     assert!(lies.is_empty(), "I9: the last word to these users is not true: {lies:#?}");
+
+    // And the first: who was told "nothing was done" before asking again had nothing then.
+    let lies: Vec<&Told> = answers
+        .iter()
+        .filter(|told| told.is_no())
+        .filter(|told| {
+            let issued_at = rows.get(&told.coupon).and_then(|users| users.get(&told.user));
+            let is_alone = answers.iter().all(|other| {
+                (other.coupon, other.user) != (told.coupon, told.user)
+                    || std::ptr::eq(other, *told)
+                    || other.asked > told.told
+            });
+            is_alone && issued_at.is_some_and(|at| *at < told.told_at)
+        })
+        .collect();
+    assert!(lies.is_empty(), "I9: these users were told that nothing was done, and it was: {lies:#?}");
 }
 
 /// Repeats a command until its verdict is yes and `quiet` agrees; its report as JSON.
@@ -213,13 +229,13 @@ fn nobody_was_overtaken(answers: &[Told], campaign: Campaign, fenced: usize) {
     );
 }
 
-/// Who holds a row, by campaign.
-async fn rows(deployment: &Deployment) -> BTreeMap<i64, BTreeSet<i64>> {
+/// Who holds a row, by campaign, and since when.
+async fn rows(deployment: &Deployment) -> BTreeMap<i64, BTreeMap<i64, i64>> {
     let ledger = deployment.ledger().await;
-    let mut rows: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
-    let all = sqlx::query_as::<_, (i64, i64)>("select coupon_id, user_id from user_coupons");
-    for (coupon, user) in all.fetch_all(&ledger).await.expect("the ledger answers") {
-        rows.entry(coupon).or_default().insert(user);
+    let mut rows: BTreeMap<i64, BTreeMap<i64, i64>> = BTreeMap::new();
+    let all = sqlx::query_as::<_, (i64, i64, i64)>("select coupon_id, user_id, issued_at from user_coupons");
+    for (coupon, user, issued_at) in all.fetch_all(&ledger).await.expect("the ledger answers") {
+        rows.entry(coupon).or_default().insert(user, issued_at);
     }
     ledger.close().await;
     rows

@@ -15,6 +15,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use sluice::coupon::clock::Clock;
 
 use crate::{
     deployment::{Deployment, Process},
@@ -35,6 +36,8 @@ pub struct Told {
     pub code: Option<String>,
     pub asked: Duration,
     pub told: Duration,
+    /// When that was, by the wall clock: microseconds since 1970.
+    pub told_at: i64,
 }
 
 impl Told {
@@ -142,7 +145,8 @@ impl World {
                 }
                 Err(_) => (0, None),
             };
-        let told = Told { coupon, user, status, code, asked, told: self.began.elapsed() };
+        let told_at = Clock::system().now().micros();
+        let told = Told { coupon, user, status, code, asked, told: self.began.elapsed(), told_at };
         self.answers.lock().unwrap().push(told.clone());
         told
     }
