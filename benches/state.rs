@@ -57,7 +57,6 @@ fn open(folder: &tempfile::TempDir, budget_bytes: u64) -> TaskDb {
     let options = TaskDbOptions {
         path: folder.path().join("0_0.db"),
         task: "0_0".to_owned(),
-        fingerprint: "bench".to_owned(),
         policy: SavePolicy { budget_bytes, ..SavePolicy::default() },
     };
     TaskDb::open(options).expect("the state file can be opened").0

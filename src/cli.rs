@@ -145,6 +145,57 @@ pub struct VerifyArgs {
 pub enum StreamsCommand {
     /// Run files until SIGTERM or SIGINT, or until they have caught up.
     Run(StreamsRunArgs),
+    /// Make an application begin anew: offsets of its inputs, internal topics, local state.
+    Reset(StreamsResetArgs),
+}
+
+/// Begin anew.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without --execute it only says what it would do. Output topics are never touched: what was written stays, and what is
+processed again is written again.
+
+Examples:
+  sluice streams reset topologies/my-statistics.toml                         look
+  sluice streams reset topologies/my-statistics.toml --execute               from the earliest record on
+  sluice streams reset topologies/my-statistics.toml --to-datetime 2026-03-01T00:00:00+09:00 --execute
+
+Exit code 1: the group has active members, or it could not be done."
+)]
+pub struct StreamsResetArgs {
+    /// A topology file; builtin:NAME is one shipped in the binary.
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// Do it.
+    #[arg(long)]
+    pub execute: bool,
+    /// Wait up to a minute for members that were stopped and still count as alive.
+    #[arg(long)]
+    pub force: bool,
+    /// Inputs from the earliest record on (the default).
+    #[arg(long, group = "target")]
+    pub to_earliest: bool,
+    /// Only what comes from now on.
+    #[arg(long, group = "target")]
+    pub to_latest: bool,
+    /// Every input partition from this offset on, or from where it begins.
+    #[arg(long, group = "target", value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
+    pub to_offset: Option<i64>,
+    /// From the first record at or after a moment on, RFC 3339 with an offset.
+    #[arg(long, group = "target", value_name = "TIME")]
+    pub to_datetime: Option<String>,
+    /// From the first record of the last so much time on, as 90m, 12h or 7d.
+    #[arg(long, group = "target", value_name = "DURATION")]
+    pub by_duration: Option<String>,
+    /// So many records on from what is committed, or back when negative.
+    #[arg(long, group = "target", value_name = "N", allow_hyphen_values = true)]
+    pub shift_by: Option<i64>,
+    /// Further topics to delete: of nodes that were taken out of the file before.
+    #[arg(long, value_delimiter = ',', value_name = "TOPIC")]
+    pub internal_topics: Vec<String>,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Run files.
@@ -162,6 +213,39 @@ pub struct StreamsRunArgs {
     /// Stop when every input has reached the offset it had at start.
     #[arg(long)]
     pub until_caught_up: bool,
+    /// Where tasks keep their state, in place of streams.state_dir.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<String>,
+    /// "exactly_once" or "at_least_once", in place of streams.processing_guarantee.
+    #[arg(long, value_name = "GUARANTEE")]
+    pub guarantee: Option<String>,
+    /// "sluice" or "kafka-4.3", in place of streams.semantics.
+    #[arg(long, value_name = "SEMANTICS")]
+    pub semantics: Option<String>,
+    /// Stream threads per application, in place of streams.num_stream_threads.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<String>,
+    /// Name of this process in its groups, in place of streams.instance_id.
+    #[arg(long, value_name = "NAME")]
+    pub instance_id: Option<String>,
+    /// Milliseconds between commits, in place of streams.commit_interval_ms.
+    #[arg(long, value_name = "MS")]
+    pub commit_interval_ms: Option<String>,
+}
+
+impl StreamsRunArgs {
+    /// Keys of the configuration that the command line sets.
+    pub fn settings(&self) -> Vec<(&'static str, &str)> {
+        let all = [
+            ("streams.state_dir", &self.state_dir),
+            ("streams.processing_guarantee", &self.guarantee),
+            ("streams.semantics", &self.semantics),
+            ("streams.num_stream_threads", &self.threads),
+            ("streams.instance_id", &self.instance_id),
+            ("streams.commit_interval_ms", &self.commit_interval_ms),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?))).collect()
+    }
 }
 
 /// The bench workloads (bench/*.toml). `./dev bench` does all of it: generate, run, check, print a table.
@@ -239,10 +323,83 @@ pub enum TopologyCommand {
     Check(TopologyFiles),
     /// Run the tests beside files (x.test.toml beside x.toml).
     Test(TopologyFiles),
-    /// Print the graph as Kafka Streams' describe() does.
-    Describe(TopologyFile),
+    /// Print the graph as Kafka Streams' describe() does, or draw it.
+    Describe(TopologyDescribeArgs),
     /// Print the plan: nodes, internal topics and state in canonical form, as JSON.
-    Plan(TopologyFile),
+    Plan(TopologyPlanArgs),
+    /// Compare a file with its committed plan, or with what a server runs: what each change means for kept state.
+    Diff(TopologyDiffArgs),
+}
+
+/// Print or draw.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sluice topology describe builtin:coupon-statistics
+  sluice topology describe --svg topologies/my-statistics.toml > my-statistics.svg
+  sluice topology describe --dot topologies/my-statistics.toml | dot -Tpng > my-statistics.png")]
+pub struct TopologyDescribeArgs {
+    /// A topology file; builtin:NAME is one shipped in the binary.
+    #[arg(value_name = "FILE")]
+    pub file: String,
+    /// As a graph for Graphviz.
+    #[arg(long, conflicts_with = "svg")]
+    pub dot: bool,
+    /// As a picture.
+    #[arg(long)]
+    pub svg: bool,
+}
+
+/// Plans.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The lock of a file is its plan, committed beside it as .plan/APP.json; a reviewer sees there what a change means.
+
+Examples:
+  sluice topology plan topologies/my-statistics.toml
+  sluice topology plan --write topologies/*.toml     write the locks (files of tests are passed over)"
+)]
+pub struct TopologyPlanArgs {
+    /// Topology files; builtin:NAME is one shipped in the binary.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<String>,
+    /// Write each plan to its lock in place of printing it.
+    #[arg(long)]
+    pub write: bool,
+}
+
+/// Compare.
+#[derive(Debug, Args)]
+#[command(after_help = "Classes, mildest first:
+  transparent              no result changes
+  forward-only             results of records that come after the change
+  a new node               begins empty, with the records that come after the change
+  a removed node           its state is left behind
+  state_version + 1        the state is built anew beside the old, then takes over
+  needs state_version + 1  kept state would mean something else: refused, until the file says so
+  refused                  cannot be applied to what runs
+
+Examples:
+  sluice topology diff topologies/my-statistics.toml
+  sluice topology diff --check topologies/*.toml                 in CI: exit code 1 when a lock is missing or differs
+  sluice topology diff --server http://127.0.0.1:8080 topologies/my-statistics.toml
+
+Exit code 1: with --check, there is a difference; else, a change is refused.")]
+pub struct TopologyDiffArgs {
+    /// Topology files; builtin:NAME is one shipped in the binary.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<String>,
+    /// Any difference is a failure.
+    #[arg(long)]
+    pub check: bool,
+    /// Compare with what this server runs, not with the lock.
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// The server's admin token.
+    #[arg(long, value_name = "TOKEN", env = "SLUICE__ADMIN__TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Print it as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Some files.
@@ -251,14 +408,6 @@ pub struct TopologyFiles {
     /// Topology files; builtin:NAME is one shipped in the binary.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<String>,
-}
-
-/// One file.
-#[derive(Debug, Args)]
-pub struct TopologyFile {
-    /// A topology file; builtin:NAME is one shipped in the binary.
-    #[arg(value_name = "FILE")]
-    pub file: String,
 }
 
 /// Ask the history.

@@ -41,7 +41,16 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         // Looks at files only: the configuration of a service plays no part.
         return topology::run(command);
     }
-    let config = Config::load(cli.config.as_deref())?;
+    let config = match &cli.command {
+        Command::Streams(StreamsCommand::Run(args)) => {
+            let layers = Config::layers(cli.config.as_deref());
+            let given = args.settings().into_iter();
+            Config::from_layers(
+                given.fold(layers, |layers, (key, value)| layers.set(key, value, "the command line")),
+            )?
+        }
+        _ => Config::load(cli.config.as_deref())?,
+    };
     telemetry::init_logs(&config.telemetry);
     match cli.command {
         Command::Serve(args) => block_on(serve::serve(config, args.roles)),
@@ -54,6 +63,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         }),
         Command::Streams(StreamsCommand::Run(args)) => block_on(streams::run::run(config, args)),
         Command::Bench(command) => bench::run(&config, command),
+        // On a runtime, because the embedded log keeps itself up in the background.
+        Command::Streams(StreamsCommand::Reset(args)) => {
+            block_on(async move { streams::reset::run(&config, &args) })
+        }
         Command::Topology(_) => unreachable!("answered above"),
         Command::Verify(args) => block_on(verify::run(config, args)),
         Command::Audit(args) => block_on(audit::audit(config, args)),

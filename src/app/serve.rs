@@ -6,7 +6,7 @@
 //! 2. the outbox is relayed as far as the log takes it, while topologies commit and leave their group,
 //! 3. connections close.
 //!
-//! A second signal ends the process at once; nothing is lost by that, only repeated.
+//! A second signal ends the process at once; nothing is lost by that, only repeated. SIGHUP reads the topology files again.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -204,6 +204,7 @@ impl Process {
     ) -> Result<(), Failure> {
         let metrics = register(StreamsMetrics::register(registry))?;
         let applications = Arc::new(Applications::new(files, config, log, &metrics)?);
+        streams::reload::reload_on_hangup(applications.clone())?;
         let supervising = streams::supervise(applications.clone(), topics, stopped);
         self.behind.push(("streams", tokio::spawn(supervising)));
         self.applications = Some(applications);
@@ -237,12 +238,16 @@ impl Process {
             registry,
             readiness: readiness(self.service.clone(), topics, self.applications.clone()),
         });
-        let api = self.service.clone().map(|service| {
-            let admin = AdminGuard::new(config.admin_token.as_ref().map(Secret::expose), address);
-            Arc::new(ApiState { service, admin, ops: ops.clone() })
+        let admin = AdminGuard::new(config.admin_token.as_ref().map(Secret::expose), address);
+        let api = (self.service.clone())
+            .map(|service| Arc::new(ApiState { service, admin: admin.clone(), ops: ops.clone() }));
+        let streams = self.applications.clone().map(|applications| {
+            let control = Arc::new(streams::control::Control(applications));
+            Arc::new(http::streams::StreamsState { control, admin })
         });
         let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        let serving = http::serve(listener, http::router(ops, api), config.http.clone(), metrics, stop);
+        let serving =
+            http::serve(listener, http::router(ops, api, streams), config.http.clone(), metrics, stop);
         self.address = Some(address);
         self.http = Some(tokio::spawn(serving));
         tracing::info!(%address, "listening");

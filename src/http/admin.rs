@@ -8,7 +8,7 @@ use axum::{
 };
 use subtle::ConstantTimeEq;
 
-use super::{ApiState, error::Problem};
+use super::{ApiState, error::Problem, streams::StreamsState};
 
 /// How the admin paths are guarded.
 #[derive(Clone)]
@@ -29,6 +29,11 @@ impl AdminGuard {
             None if listen.ip().is_loopback() => Self::LoopbackOpen,
             None => Self::Closed,
         }
+    }
+
+    fn admit(&self, parts: &Parts) -> Result<Admin, Problem> {
+        let authorization = parts.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        self.check(authorization).map(Admin)
     }
 
     fn check(&self, authorization: Option<&[u8]>) -> Result<(), Problem> {
@@ -62,8 +67,15 @@ impl FromRequestParts<Arc<ApiState>> for Admin {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<ApiState>) -> Result<Self, Problem> {
-        let authorization = parts.headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
-        state.admin.check(authorization).map(Admin)
+        state.admin.admit(parts)
+    }
+}
+
+impl FromRequestParts<Arc<StreamsState>> for Admin {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<StreamsState>) -> Result<Self, Problem> {
+        state.admin.admit(parts)
     }
 }
 

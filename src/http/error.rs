@@ -13,6 +13,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::streams::TopologyChange;
 use crate::coupon::{clock::UtcMicros, error::Refusal, model::UserCoupon};
 
 /// The media type of every error.
@@ -58,6 +59,9 @@ pub struct Problem {
     /// Which dependency did not answer (CP009, CP010).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dependency: Option<&'static str>,
+    /// What topology files change, where that is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Vec<TopologyChange>>,
 }
 
 impl Problem {
@@ -75,6 +79,7 @@ impl Problem {
             open_at: None,
             existing: None,
             dependency: None,
+            changes: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The API: parse, one call into the domain, answer.
 //!
 //! A request goes down: `server` (connections) -> `edge` (id, admission, time, metrics) -> a handler in [`coupons`],
-//! [`user_coupons`] or [`ops`], whose arguments are made by `extract` and `admin` -> one `coupon::` method -> `error`
+//! [`user_coupons`], [`streams`] or [`ops`], whose arguments are made by `extract` and `admin` -> one `coupon::` method -> `error`
 //! (the only table from outcomes to statuses). Nothing here knows Redis, SQL or Kafka.
 
 pub mod admin;
@@ -14,6 +14,7 @@ mod metrics;
 pub mod openapi;
 pub mod ops;
 mod server;
+pub mod streams;
 pub mod user_coupons;
 
 use std::sync::Arc;
@@ -55,6 +56,15 @@ pub struct OpsState {
     pub registry: prometheus::Registry,
     /// What `/readyz` asks.
     pub readiness: ops::ReadinessProbe,
+}
+
+/// The routes of a process that runs topologies.
+fn streams_routes() -> Routes<streams::StreamsState> {
+    use Method as M;
+    vec![
+        ("/api/streams/topologies", vec![M::GET], get(streams::topologies)),
+        ("/api/streams/reload", vec![M::POST], post(streams::reload)),
+    ]
 }
 
 type Routes<S> = Vec<(&'static str, Vec<Method>, MethodRouter<Arc<S>>)>;
@@ -103,11 +113,17 @@ pub(crate) const ALIASES: &[(Method, &str, &str)] = &[
 /// Registers the API's metrics, with every route's label.
 pub fn register_metrics(registry: &prometheus::Registry) -> prometheus::Result<Arc<HttpMetrics>> {
     let api = api_routes().into_iter().map(|(path, ..)| path);
-    HttpMetrics::register(registry, api.chain(ops_routes().into_iter().map(|(path, ..)| path))).map(Arc::new)
+    let streams = streams_routes().into_iter().map(|(path, ..)| path);
+    let ops = ops_routes().into_iter().map(|(path, ..)| path);
+    HttpMetrics::register(registry, api.chain(streams).chain(ops)).map(Arc::new)
 }
 
-/// Everything this process answers, as a service: the API where it runs, health and metrics in any case.
-pub fn router(ops: Arc<OpsState>, api: Option<Arc<ApiState>>) -> Router {
+/// Everything this process answers, as a service: the API and the topologies where they run, health and metrics in any case.
+pub fn router(
+    ops: Arc<OpsState>,
+    api: Option<Arc<ApiState>>,
+    streams: Option<Arc<streams::StreamsState>>,
+) -> Router {
     fn mounted<S: Send + Sync + 'static>(routes: Routes<S>, state: Arc<S>) -> Router {
         let router = Router::new();
         let router =
@@ -117,6 +133,9 @@ pub fn router(ops: Arc<OpsState>, api: Option<Arc<ApiState>>) -> Router {
     let mut router = mounted(ops_routes(), ops.clone());
     if let Some(api) = api {
         router = router.merge(mounted(api_routes(), api));
+    }
+    if let Some(streams) = streams {
+        router = router.merge(mounted(streams_routes(), streams));
     }
     router
         .fallback(async || Problem::no_such_path())
@@ -134,8 +153,10 @@ mod tests {
     fn routes_and_document_are_equal() {
         let api = api_routes().into_iter().map(|(path, methods, _)| (path, methods));
         let ops = ops_routes().into_iter().map(|(path, methods, _)| (path, methods));
+        let streams = streams_routes().into_iter().map(|(path, methods, _)| (path, methods));
         let served: BTreeSet<String> = api
             .chain(ops)
+            .chain(streams)
             .flat_map(|(path, methods)| methods.into_iter().map(move |method| format!("{method} {path}")))
             .collect();
         let described: BTreeSet<String> = (openapi::document().paths.paths.iter())

@@ -19,7 +19,7 @@ use utoipa::{
 use super::{
     ALIASES, coupons,
     error::{self, Problem},
-    ops, user_coupons,
+    ops, streams, user_coupons,
 };
 use crate::coupon::model::UserCoupon;
 
@@ -33,11 +33,12 @@ use crate::coupon::model::UserCoupon;
     paths(
         coupons::create, coupons::list, coupons::get, coupons::patch, coupons::open, coupons::pause, coupons::close,
         coupons::stock, coupons::issue, user_coupons::get, user_coupons::list_by_user, user_coupons::redeem,
-        user_coupons::cancel_use, user_coupons::revoke, ops::healthz, ops::readyz, ops::metrics, ops::openapi_json,
+        user_coupons::cancel_use, user_coupons::revoke, streams::topologies, streams::reload, ops::healthz, ops::readyz, ops::metrics, ops::openapi_json,
     ),
     tags(
         (name = "coupon", description = "Campaigns"),
         (name = "user-coupon", description = "Coupons issued to users"),
+        (name = "streams", description = "Topologies of this process"),
         (name = "operations", description = "For those who run it"),
     ),
     components(schemas(error::Problem)),

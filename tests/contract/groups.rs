@@ -103,6 +103,17 @@ pub fn a_static_member_returns_without_a_rebalance(log: &dyn ClientSupplier) {
     assert_eq!(returned.consumer.group_metadata().unwrap().generation_id, generation);
 }
 
+pub fn a_static_member_may_come_back_with_more_topics(log: &dyn ClientSupplier) {
+    let (first, second, group) = (topic(log, 2), topic(log, 3), unique("group"));
+    let config = group_config(&group, Some("one"));
+    let mut member = Member::join(log, &config, std::slice::from_ref(&first));
+    member.until_owning(2);
+    member.consumer.close();
+    drop(member);
+    let mut member = Member::join(log, &config, &[first, second]);
+    member.until_owning(5);
+}
+
 pub fn commits_are_read_back_with_their_text(log: &dyn ClientSupplier) {
     let (topic, group) = (topic(log, 3), unique("group"));
     let mut member = Member::join(log, &group_config(&group, None), std::slice::from_ref(&topic));
@@ -139,10 +150,17 @@ pub fn a_group_can_be_reset_only_when_inactive(log: &dyn ClientSupplier) {
     member.consumer.commit(&offsets_of([(&partition, offset(3, ""))])).unwrap();
     let to_one = offsets_of([(&partition, offset(1, ""))]);
     assert!(admin(log).alter_group_offsets(&group, &to_one).is_err(), "the group is active");
+    let members = admin(log).group_members(&group).unwrap();
+    assert!(
+        matches!(&members[..], [one] if one.group_instance_id.is_none() && !one.member_id.is_empty()),
+        "{members:?}"
+    );
+    assert_eq!(admin(log).group_members(&unique("group")).unwrap(), []);
     assert!(admin(log).delete_group(&group).is_err(), "the group is active");
     member.consumer.close();
     drop(member);
     until("the group is inactive", || admin(log).alter_group_offsets(&group, &to_one).ok());
+    assert_eq!(admin(log).group_members(&group).unwrap(), []);
     assert_eq!(admin(log).group_offsets(&group).unwrap(), to_one);
 
     let mut member = Member::join(log, &group_config(&group, None), std::slice::from_ref(&topic));

@@ -62,8 +62,10 @@ macro_rules! for_each_case {
             two_members_share_and_inherit
             topics_of_equal_count_go_together
             a_static_member_returns_without_a_rebalance
+            a_static_member_may_come_back_with_more_topics
             commits_are_read_back_with_their_text
             a_stale_member_cannot_commit
+            a_time_is_found_as_an_offset
             a_group_can_be_reset_only_when_inactive
         }
     };

@@ -254,3 +254,18 @@ pub fn a_poll_returns_at_most_what_was_asked_for(log: &dyn ClientSupplier) {
     });
     assert_eq!(offsets, (0..100).collect::<Vec<_>>());
 }
+
+pub fn a_time_is_found_as_an_offset(log: &dyn ClientSupplier) {
+    let topic = topic(log, 1);
+    let mut producer = plain_producer(log);
+    for time in [1_000, 3_000, 2_000, 5_000] {
+        producer.send(ProducerRecord { timestamp: Some(time), ..record(&topic, 0, "v") }).unwrap();
+    }
+    producer.flush().unwrap();
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    let mut consumer = log.consumer(&ConsumerConfig::default()).unwrap();
+    for (time, offset) in [(0, Some(0)), (1_000, Some(0)), (1_001, Some(1)), (3_001, Some(3)), (5_001, None)]
+    {
+        assert_eq!(consumer.offset_for_time(&partition, time).unwrap(), offset, "{time}");
+    }
+}

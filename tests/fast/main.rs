@@ -21,6 +21,7 @@ mod state_survival;
 mod streams_runtime;
 mod topologies;
 mod topologies_runtime;
+mod topology_changes;
 mod topology_format;
 mod topology_fuzz;
 mod topology_windows;

@@ -166,7 +166,8 @@ impl Deployment {
         self.http.request(method, url).bearer_auth(ADMIN_TOKEN)
     }
 
-    async fn admin(&self, process: &Process, path: &str, body: &Value) -> Value {
+    /// A call with the admin token that must succeed.
+    pub async fn admin(&self, process: &Process, path: &str, body: &Value) -> Value {
         let url = format!("{}{path}", process.url);
         let request = self.http.post(&url).bearer_auth(ADMIN_TOKEN).json(body);
         let response = request

@@ -37,6 +37,7 @@ mod poison;
 #[path = "../common/private_redis.rs"]
 mod private_redis;
 mod proxy;
+mod reload;
 mod runner;
 mod services;
 mod spine;

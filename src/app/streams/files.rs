@@ -79,9 +79,19 @@ fn read_file(path: &Path) -> Result<Source, Failure> {
     }
 }
 
+/// Processors that files may use.
+pub fn processors() -> Processors {
+    Processors::default()
+}
+
+/// Loads one text.
+pub fn load_text(name: &str, text: &str) -> Result<LoadedFile, String> {
+    load(name, text, &processors()).map_err(|error| error.to_string())
+}
+
 /// Loads sources; the failure lists the mistakes of all of them.
 pub fn load_all(sources: &[Source]) -> Result<Vec<LoadedFile>, Failure> {
-    let processors = Processors::default();
+    let processors = processors();
     let mut loaded: Vec<LoadedFile> = Vec::new();
     let mut mistakes: Vec<String> = Vec::new();
     for source in sources {

@@ -1,81 +1,77 @@
 //! The topologies of this process: loaded, started when their log is there, watched, and closed with a last commit.
 //!
-//! [`Applications`] holds one [`KafkaStreams`] per file; [`supervise`] is its life beside the API. The log may be away
+//! [`Applications`] holds one [`Application`] per file; [`supervise`] is its life beside the API. The log may be away
 //! for any time: starting is tried again until it answers, and nothing here ever stops the API.
 
+mod accepted;
+mod application;
+pub mod control;
 pub mod files;
+mod rebuild;
+pub mod reload;
+pub mod reset;
 pub mod run;
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use self::application::{Application, Shared};
 use super::topics::{self, TopicsState};
 use crate::{
     cli::Failure,
-    config::{Config, TopicsConfig},
+    config::Config,
     coupon::{event, relay::progress},
     http::ops::Check,
     streams::{
-        client::ClientSupplier,
-        error::StreamsError,
-        file::LoadedFile,
-        metrics::StreamsMetrics,
-        runtime::{KafkaStreams, RunOptions, State},
+        client::ClientSupplier, error::StreamsError, file::LoadedFile, metrics::StreamsMetrics,
+        runtime::State,
     },
 };
 
 /// How long to wait before an application that could not start is started again.
 const START_RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// How long an application may take for its last commit.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// One application, and why it has not started, where it has not.
-struct Application {
-    streams: KafkaStreams,
-    sink_topics: Vec<String>,
-    start_error: Option<String>,
-}
-
 /// The applications of this process.
 pub struct Applications {
     list: Mutex<Vec<Application>>,
-    log: Arc<dyn ClientSupplier>,
-    topics: TopicsConfig,
+    shared: Shared,
+    /// Held while files are reloaded: one reload at a time.
+    reloading: Mutex<()>,
+    /// Told when an application was put in that has yet to start.
+    changed: Notify,
+    /// The files ask for state to be built anew: once what ran last runs again.
+    reload_after_start: AtomicBool,
 }
 
 impl Applications {
-    /// Puts them together; nothing starts.
+    /// Puts them together; nothing starts. Refuses a file that does not fit the state that it was last run with.
     pub fn new(
         files: Vec<LoadedFile>,
         config: &Config,
         log: Arc<dyn ClientSupplier>,
         metrics: &StreamsMetrics,
     ) -> Result<Self, Failure> {
-        let instance_id = match &config.streams.instance_id {
+        let mut runtime = config.streams.runtime.clone();
+        runtime.instance_id = match &config.streams.instance_id {
             Some(name) => name.clone(),
-            None => made_up_instance_id(&config.data_dir, &config.streams.runtime.state_dir)?,
+            None => made_up_instance_id(&config.data_dir, &runtime.state_dir)?,
         };
         let progress = progress::follow(log.clone());
-        let progress = event::TOPICS.map(|topic| (topic.to_owned(), progress.clone()));
-        let list = files
-            .into_iter()
-            .map(|file| {
-                let mut options = RunOptions::new(config.streams.runtime.clone());
-                options.config.progress = progress.clone().into();
-                options.config.group_id = Some(file.group);
-                options.config.instance_id.clone_from(&instance_id);
-                options.config.idle_close_ms = file.idle_close_ms;
-                options.metrics = metrics.clone();
-                let streams = KafkaStreams::new(file.topology, log.clone(), options);
-                Application { streams, sink_topics: file.sink_topics, start_error: None }
-            })
-            .collect();
-        Ok(Self { list: Mutex::new(list), log, topics: config.topics.clone() })
+        runtime.progress = event::TOPICS.map(|topic| (topic.to_owned(), progress.clone())).into();
+        let shared = Shared { runtime, log, topics: config.topics.clone(), metrics: metrics.clone() };
+        let (files, reload) = reload::fit_to_state(files, &shared)?;
+        let list = files.into_iter().map(|file| Application::new(file, &shared)).collect();
+        Ok(Self {
+            list: Mutex::new(list),
+            shared,
+            reloading: Mutex::default(),
+            changed: Notify::new(),
+            reload_after_start: AtomicBool::new(reload),
+        })
     }
 
     /// Creates sink topics that do not exist and starts what has not started. Blocks. `Ok(true)` when all have started;
@@ -83,43 +79,21 @@ impl Applications {
     pub fn start(&self) -> Result<bool, StreamsError> {
         let mut list = self.lock();
         let sinks: Vec<String> = list.iter().flat_map(|app| app.sink_topics.clone()).collect();
-        if let Err(error) = topics::create_sinks(&*self.log.admin()?, &self.topics, &sinks) {
+        if let Err(error) = topics::create_sinks(&*self.shared.log.admin()?, &self.shared.topics, &sinks) {
             let reason = error.to_string();
             list.iter_mut().for_each(|app| app.start_error = Some(reason.clone()));
             return Ok(false);
         }
         for app in list.iter_mut().filter(|app| app.streams.state() == State::Created) {
-            match app.streams.start() {
-                Ok(()) => {
-                    app.start_error = None;
-                    tracing::info!(application_id = app.streams.application_id(), "the topology starts");
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if app.start_error.as_ref() != Some(&reason) {
-                        tracing::warn!(
-                            application_id = app.streams.application_id(),
-                            reason,
-                            "the topology cannot start yet"
-                        );
-                    }
-                    app.start_error = Some(reason);
-                }
-            }
+            // The reason is kept by the application.
+            drop(app.start(&self.shared));
         }
         Ok(list.iter().all(|app| app.start_error.is_none()))
     }
 
     /// Stops all after a last commit. Blocks.
     pub fn close(&self) {
-        for app in self.lock().iter_mut() {
-            if !app.streams.close(CLOSE_TIMEOUT) {
-                tracing::warn!(
-                    application_id = app.streams.application_id(),
-                    "the last commit took too long; the records since the one before are read again"
-                );
-            }
-        }
+        self.lock().iter_mut().for_each(Application::close);
     }
 
     /// What each says of itself, for `/readyz`.
@@ -139,36 +113,12 @@ impl Applications {
     }
 
     /// Runs something on each application.
-    pub fn each<T>(&self, mut look: impl FnMut(&KafkaStreams) -> T) -> Vec<T> {
-        self.lock().iter().map(|app| look(&app.streams)).collect()
+    pub fn each<T>(&self, look: impl FnMut(&Application) -> T) -> Vec<T> {
+        self.lock().iter().map(look).collect()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Application>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Application {
-    fn ready(&self) -> Result<(), String> {
-        if let Some(error) = self.start_error.clone().or_else(|| self.streams.error()) {
-            return Err(error);
-        }
-        match self.streams.state() {
-            State::Running => Ok(()),
-            State::Rebalancing => {
-                let progress = self.streams.restore_progress();
-                match progress.total {
-                    0 => Err("waiting for its partitions".into()),
-                    total => Err(format!(
-                        "restoring {} stores: {} of {total} records ({} %)",
-                        progress.stores,
-                        progress.restored,
-                        progress.restored * 100 / total
-                    )),
-                }
-            }
-            state => Err(format!("{state:?}")),
-        }
     }
 }
 
@@ -187,7 +137,14 @@ pub async fn supervise(
         let starting = applications.clone();
         // Starting talks to the log, which blocks.
         match tokio::task::spawn_blocking(move || starting.start()).await {
-            Ok(Ok(true)) => break,
+            Ok(Ok(true)) => {
+                reload::finish_start(&applications);
+                // A reload may put in what has yet to start.
+                tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => break,
+                    () = applications.changed.notified() => continue,
+                }
+            }
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the topologies cannot start yet"),
             Err(error) => tracing::error!(%error, "starting the topologies failed"),

@@ -1,18 +1,21 @@
 //! `sluice streams run`: topologies by themselves, forever or until they have caught up: backfills and benchmarks.
 
 use std::{
+    collections::BTreeMap,
+    io::IsTerminal,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Applications, files};
+use super::{Application, Applications, files, reload};
 use crate::{
     app::{parts, serve::signals},
     cli::{Failure, StreamsRunArgs},
     config::Config,
-    streams::{error::StreamsError, processor::DropReason, runtime::State},
+    streams::{error::StreamsError, processor::DropReason, record::TopicPartition, runtime::State},
     telemetry,
 };
 
@@ -29,6 +32,7 @@ pub async fn run(config: Config, args: StreamsRunArgs) -> Result<(), Failure> {
     let metrics = crate::streams::metrics::StreamsMetrics::register(&registry)
         .map_err(|error| Failure::of("registering metrics", error))?;
     let applications = Arc::new(Applications::new(files, &config, log, &metrics)?);
+    reload::reload_on_hangup(applications.clone())?;
     let started = Instant::now();
     let cpu_before = telemetry::cpu_seconds();
 
@@ -38,14 +42,19 @@ pub async fn run(config: Config, args: StreamsRunArgs) -> Result<(), Failure> {
             let reasons: Vec<String> = starting.checks().into_iter().map(|check| check.detail).collect();
             return Err(StreamsError::Fatal(reasons.join("; ")));
         }
-        starting.each(|streams| streams.input_end_offsets()).into_iter().collect()
+        starting.each(|app| app.streams.input_end_offsets()).into_iter().collect()
     };
     let targets = tokio::task::spawn_blocking(blocking)
         .await
         .map_err(|error| Failure::of("starting the topologies", error))?
         .map_err(|error| Failure::of("starting the topologies", error))?;
 
+    reload::finish_start(&applications);
+    let bar = progress(args.until_caught_up, &targets);
     let outcome = loop {
+        if let Some(bar) = &bar {
+            bar.set_position(reached(&applications, &targets));
+        }
         if *stop.borrow_and_update() {
             break Ok(());
         }
@@ -57,9 +66,9 @@ pub async fn run(config: Config, args: StreamsRunArgs) -> Result<(), Failure> {
             let caught_up = tokio::task::spawn_blocking(move || {
                 let mut targets = targets.iter();
                 looking
-                    .each(|streams| match targets.next() {
+                    .each(|app| match targets.next() {
                         Some(target) => {
-                            Ok(streams.state() == State::Running && streams.is_caught_up(target)?)
+                            Ok(app.streams.state() == State::Running && app.streams.is_caught_up(target)?)
                         }
                         None => Ok(true),
                     })
@@ -79,6 +88,9 @@ pub async fn run(config: Config, args: StreamsRunArgs) -> Result<(), Failure> {
             _ = stop.changed() => {}
         }
     };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
     let seconds = started.elapsed().as_secs_f64();
     let closing = applications.clone();
     tokio::task::spawn_blocking(move || closing.close())
@@ -90,8 +102,36 @@ pub async fn run(config: Config, args: StreamsRunArgs) -> Result<(), Failure> {
     outcome
 }
 
+type Targets = Vec<BTreeMap<TopicPartition, i64>>;
+
+/// A bar over the offsets of all inputs, where somebody looks at standard error.
+fn progress(until_caught_up: bool, targets: &Targets) -> Option<ProgressBar> {
+    if !until_caught_up || !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let template = "{wide_bar} {human_pos}/{human_len} offsets, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let all = targets.iter().flat_map(|of_app| of_app.values()).map(|end| end.unsigned_abs()).sum();
+    Some(ProgressBar::new(all).with_style(style))
+}
+
+/// Offsets committed, as far as they count.
+fn reached(applications: &Applications, targets: &Targets) -> u64 {
+    let mut targets = targets.iter();
+    let of_apps = applications.each(|app| {
+        let statuses = app.streams.statuses();
+        let committed =
+            |partition: &TopicPartition| statuses.iter().find_map(|status| status.committed.get(partition));
+        let target = targets.next().into_iter().flatten();
+        target
+            .map(|(partition, end)| committed(partition).map_or(0, |at| *at.min(end)).unsigned_abs())
+            .sum::<u64>()
+    });
+    of_apps.into_iter().sum()
+}
+
 fn summary(applications: &Applications, seconds: f64, cpu_seconds: f64) -> serde_json::Value {
-    let totals = applications.each(|streams| streams.totals());
+    let totals = applications.each(Application::totals);
     let sum = |of: &dyn Fn(&crate::streams::runtime::Totals) -> u64| totals.iter().map(of).sum::<u64>();
     let late = |reason: &DropReason| matches!(reason, DropReason::Late | DropReason::Expired);
     let records = sum(&|totals| totals.processed);

@@ -28,7 +28,7 @@ pub use partitioner::{murmur2, partition_for_key};
 
 use super::{
     error::Result,
-    record::{ConsumerRecord, ProducerRecord, TopicPartition},
+    record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
 };
 
 /// A committed position: the next offset to read, and text kept with it (clocks, as Kafka Streams keeps them).
@@ -152,6 +152,22 @@ pub trait Consumer: Send {
     /// `(first kept, end)` offsets. End is the last *stable* offset for read_committed, else the high watermark.
     fn watermarks(&mut self, partition: &TopicPartition) -> Result<(i64, i64)>;
 
+    /// The offset of the first record at or after a time; `None` when there is none. Reads no more than it must where the log keeps an
+    /// index of times, else from the beginning; what was assigned before is given up.
+    fn offset_for_time(&mut self, partition: &TopicPartition, time: Timestamp) -> Result<Option<i64>> {
+        let (first, end) = self.watermarks(partition)?;
+        self.assign(&[(partition.clone(), Some(first))])?;
+        loop {
+            let records = self.poll(Duration::from_millis(10))?.records;
+            if let Some(found) = records.iter().find(|record| record.timestamp >= time) {
+                return Ok(Some(found.offset));
+            }
+            if self.position(partition)?.is_none_or(|at| at >= end) {
+                return Ok(None);
+            }
+        }
+    }
+
     /// The member's identity now; `None` outside a group.
     fn group_metadata(&self) -> Option<GroupMetadata>;
 
@@ -215,6 +231,15 @@ pub struct TopicDescription {
     pub replication_factor: i32,
 }
 
+/// A member of a group, as an outsider sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    /// Its id in the current generation.
+    pub member_id: String,
+    /// Its static name, if it has one.
+    pub group_instance_id: Option<String>,
+}
+
 /// Creates and inspects topics.
 pub trait Admin: Send + Sync {
     /// Creates the topics that do not exist; an existing one is left as it is (compare with [`Admin::describe`]).
@@ -237,6 +262,9 @@ pub trait Admin: Send + Sync {
 
     /// Committed offsets of a group, over all topics.
     fn group_offsets(&self, group_id: &str) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>>;
+
+    /// Members of a group that it still counts as alive. A static member that was stopped is one until its session times out.
+    fn group_members(&self, group_id: &str) -> Result<Vec<GroupMember>>;
 
     /// Sets committed offsets of an *inactive* group (the reset tool).
     fn alter_group_offsets(

@@ -31,10 +31,19 @@ pub use diagnostic::Diagnostics;
 pub use lower::{Processors, lower};
 pub use plan::{Plan, plan};
 
-use super::{error::StreamsError, topology::Topology};
+use std::collections::BTreeSet;
+
+use super::{
+    error::StreamsError,
+    topology::{BadRecordPolicy, NodeKind, Topology, changelog_topic},
+};
 
 /// A file ready to run.
 pub struct LoadedFile {
+    /// What messages call the file.
+    pub name: String,
+    /// Its text, so that what runs can be loaded again.
+    pub text: String,
     /// The topology.
     pub topology: Topology,
     /// Consumer group.
@@ -60,12 +69,67 @@ pub enum LoadError {
     Topology(#[from] StreamsError),
 }
 
+impl LoadedFile {
+    /// Stores of these nodes.
+    pub fn stores_of(&self, nodes: &BTreeSet<String>) -> BTreeSet<String> {
+        let all = self.plan["nodes"].as_array().into_iter().flatten();
+        let wanted = all.filter(|node| node["name"].as_str().is_some_and(|name| nodes.contains(name)));
+        let stores = wanted.flat_map(|node| node["stores"].as_array().into_iter().flatten());
+        stores.filter_map(|store| store.as_str().map(str::to_owned)).collect()
+    }
+}
+
 /// Reads a file to what runs. `file_name` is for messages.
 pub fn load(file_name: &str, text: &str, processors: &Processors) -> Result<LoadedFile, LoadError> {
-    let plan = plan(file_name, text, &processors.names())?;
+    ready(file_name, text, plan(file_name, text, &processors.names())?, processors)
+}
+
+/// The part of a file that builds the state of these nodes anew: they and what they read, without sinks and dead letters, as the
+/// application `application`. The new state's changelogs are those that the file itself will use.
+pub fn load_rebuild(
+    file_name: &str,
+    text: &str,
+    processors: &Processors,
+    nodes: &BTreeSet<String>,
+    application: &str,
+) -> Result<LoadedFile, LoadError> {
+    let whole = plan(file_name, text, &processors.names())?;
+    let owner = whole.app.clone();
+    let mut file = ready(file_name, text, whole.only(nodes, application), processors)?;
+    for store in file.stores_of(nodes) {
+        let changelog = changelog_topic(&owner, &store);
+        file.topology.changelog_names.insert(store, changelog);
+    }
+    for node in &mut file.topology.nodes {
+        // Bad records were told of when they first came.
+        if let NodeKind::Source(source) = &mut node.kind
+            && matches!(source.bad, Some(BadRecordPolicy::DeadLetter(_)))
+        {
+            source.bad = Some(BadRecordPolicy::Skip);
+        }
+    }
+    Ok(file)
+}
+
+fn ready(file_name: &str, text: &str, plan: Plan, processors: &Processors) -> Result<LoadedFile, LoadError> {
     let owned = |topics: Vec<&str>| topics.into_iter().map(str::to_owned).collect();
     let (group, idle_close_ms, canonical) = (plan.group.clone(), plan.idle_close_ms, plan.to_json());
     let (source_topics, sink_topics) = (owned(plan.source_topics()), owned(plan.sink_topics()));
-    let topology = lower(plan, processors)?;
-    Ok(LoadedFile { topology, group, plan: canonical, idle_close_ms, source_topics, sink_topics })
+    let mut topology = lower(plan, processors)?;
+    scope_clocks(&mut topology, &canonical);
+    let (name, text) = (file_name.to_owned(), text.to_owned());
+    Ok(LoadedFile { name, text, topology, group, plan: canonical, idle_close_ms, source_topics, sink_topics })
+}
+
+/// State that was built anew begins with clocks of its own: those of the version before say what that one had sent.
+fn scope_clocks(topology: &mut Topology, plan: &serde_json::Value) {
+    for node in plan["nodes"].as_array().into_iter().flatten() {
+        let version = node["state"]["stateVersion"].as_i64().unwrap_or(1);
+        let stores = node["stores"].as_array().into_iter().flatten().filter_map(|store| store.as_str());
+        if version > 1 {
+            for store in stores {
+                topology.scope_clocks_of(store, &format!("v{version}"));
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::streams::{
     client::{Admin, NewTopic},
     error::{Result, StreamsError},
     state::StoreKind,
-    topology::{Topology, changelog_topic},
+    topology::Topology,
 };
 
 /// Partition counts of every topic of the application, and tasks per sub-topology.
@@ -150,8 +150,10 @@ pub fn create(topology: &Topology, plan: &PartitionPlan, replication: i32, admin
     let names: Vec<String> = wanted.iter().map(|topic| topic.name.clone()).collect();
     let existing = admin.describe(&names)?;
     for topic in &wanted {
+        // Another application's topic, which is filled for it, may have more.
+        let borrowed = topology.changelog_names.values().any(|name| **name == *topic.name);
         if let Some(found) = existing.get(&topic.name)
-            && found.partitions != topic.partitions
+            && (found.partitions < topic.partitions || (found.partitions != topic.partitions && !borrowed))
         {
             return Err(StreamsError::Fatal(format!(
                 "internal topic {} has {} partitions, but the topology needs {}. Its input was repartitioned or another \
@@ -198,7 +200,7 @@ pub fn wanted(topology: &Topology, plan: &PartitionPlan, replication_factor: i32
             if !store.builder.logging || store.source_topic.is_some() {
                 continue;
             }
-            let name = changelog_topic(&topology.application_id, &store.builder.name);
+            let name = topology.changelog_topic(&store.builder.name);
             let config = match &store.builder.kind {
                 StoreKind::Window { retention, .. } | StoreKind::Session { retention, .. } => vec![
                     ("cleanup.policy", "compact,delete".to_owned()),

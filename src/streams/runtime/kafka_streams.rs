@@ -18,7 +18,8 @@ use std::{
 use super::{
     changelog_reader::RestoreProgress,
     global_thread::{self, GlobalThread},
-    internal_topics,
+    input_hold::{Hold, InputHold},
+    internal_topics, state_layout,
     stream_thread::{Clock, StreamThread, ThreadParts, ThreadStatus},
     task::TaskOptions,
     task_manager::TaskState,
@@ -120,6 +121,7 @@ pub struct KafkaStreams {
     global: Option<GlobalThread>,
     stop: Arc<AtomicBool>,
     error: Arc<Mutex<Option<String>>>,
+    hold: Arc<InputHold>,
     started: bool,
 }
 
@@ -136,6 +138,7 @@ impl KafkaStreams {
             global: None,
             stop: Arc::new(AtomicBool::new(false)),
             error: Arc::default(),
+            hold: Arc::default(),
             started: false,
         }
     }
@@ -156,11 +159,13 @@ impl KafkaStreams {
         let config = Arc::new(self.options.config.clone());
         let plan = Arc::new(internal_topics::plan(&self.topology, admin.as_ref())?);
         internal_topics::create(&self.topology, &plan, config.replication_factor, admin.as_ref())?;
+        state_layout::adopt(&config.state_dir.join(&config.application_id), &self.topology)?;
         let counts = partition_counts(plan.partitions.clone(), admin);
         let mut options = TaskOptions::new(self.topology.clone(), config.clone());
         options.handlers = self.options.handlers.clone();
         options.timestamp_extractor = self.options.timestamp_extractor.clone();
         options.partition_counts = counts;
+        options.hold = self.hold.clone();
         options.globals = global_thread::build_stores(&self.topology)?;
         if !self.topology.global_nodes.is_empty() {
             self.global = Some(GlobalThread::start(
@@ -280,6 +285,28 @@ impl KafkaStreams {
         }
         // Ends of repartition topics are read after the inputs were found done: what is upstream of them is complete.
         Ok(reached(&self.end_offsets(|topic| self.topology.repartition_topics.contains_key(topic))?))
+    }
+
+    /// Lets external inputs be read no further than this; see [`Hold`].
+    pub fn hold_inputs(&self, hold: Hold) {
+        self.hold.set(hold);
+    }
+
+    /// Whether everything that [`hold_inputs`](Self::hold_inputs) lets through is processed and committed, and repartition topics are
+    /// drained. Answers for this process: with others in the group it stays `false` while their partitions have records.
+    pub fn is_drained(&self) -> Result<bool> {
+        let version = self.hold.version();
+        let statuses = self.statuses();
+        if statuses.iter().any(|status| status.held != Some(version)) {
+            return Ok(false);
+        }
+        // Ends are read after the positions: a position that has reached the end of now had nothing upstream of it any more.
+        let ends = self.end_offsets(|topic| self.topology.repartition_topics.contains_key(topic))?;
+        let settled: BTreeMap<TopicPartition, i64> =
+            statuses.into_iter().flat_map(|status| status.settled).collect();
+        Ok(ends
+            .iter()
+            .all(|(partition, end)| *end == 0 || settled.get(partition).is_some_and(|at| at >= end)))
     }
 
     fn end_offsets(&self, wanted: impl Fn(&Arc<str>) -> bool) -> Result<BTreeMap<TopicPartition, i64>> {

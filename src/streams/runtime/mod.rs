@@ -8,6 +8,7 @@ mod changelog_reader;
 mod commit_metadata;
 mod commit_step;
 mod global_thread;
+mod input_hold;
 mod internal_topics;
 mod java_priority_queue;
 mod kafka_streams;
@@ -17,6 +18,7 @@ mod punctuation_queue;
 mod raw_record;
 mod record_queue;
 mod standby;
+mod state_layout;
 mod stream_thread;
 mod task;
 mod task_files;
@@ -28,6 +30,7 @@ mod watermark;
 pub use super::topology::fail_on_invalid_timestamp;
 pub use changelog_reader::RestoreProgress;
 pub use commit_step::{CommitStep, StepHook};
+pub use input_hold::{Hold, InputHold};
 pub(crate) use internal_topics::plan_from as plan_partitions_from;
 pub use internal_topics::{
     PartitionPlan, create as create_internal_topics, plan as plan_partitions, wanted as internal_topics,

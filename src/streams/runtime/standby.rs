@@ -18,7 +18,6 @@ use crate::streams::{
     error::{Result, StreamsError},
     record::{ConsumerRecord, Timestamp, TopicPartition},
     state::{Backend, SavedOffsets, StateStore, Store, StoreEnvironment, TaskDb},
-    topology::changelog_topic,
 };
 
 /// How often tasks that need a copy are looked for.
@@ -182,7 +181,7 @@ impl Standbys {
     }
 
     fn begin(&mut self, id: TaskId) -> Result<()> {
-        let (Some(db), saved) = task_files::open(&self.options, id)? else { return Ok(()) };
+        let Some(db) = task_files::open(&self.options, id)? else { return Ok(()) };
         let topology = self.options.topology.clone();
         let environment = StoreEnvironment { cache: None, db: Some(db.clone()) };
         if self.consumer.is_none() {
@@ -202,8 +201,11 @@ impl Standbys {
             if builder.backend != Backend::Persistent || !builder.logging || spec.source_topic.is_some() {
                 continue;
             }
-            let topic = changelog_topic(&topology.application_id, &builder.name);
-            let changelog = TopicPartition { topic, partition: id.partition };
+            let store = builder.build(&environment)?;
+            // After it is built: one that changed has been dropped from the file.
+            let saved = db.saved();
+            let changelog =
+                TopicPartition { topic: topology.changelog_topic(&builder.name), partition: id.partition };
             let (first, end) = consumer.watermarks(&changelog)?;
             let position = saved.changelog.get(&builder.name).copied().unwrap_or(first);
             if position > end {
@@ -218,7 +220,6 @@ impl Standbys {
                     ),
                 });
             }
-            let store = builder.build(&environment)?;
             stores.push(CopiedStore { name: builder.name.clone(), changelog, store, position });
         }
         for (place, copied) in stores.iter().enumerate() {

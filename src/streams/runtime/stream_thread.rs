@@ -12,6 +12,7 @@ use std::{
 use super::{
     changelog_reader::RestoreProgress,
     commit_step::CommitStep,
+    input_hold::Hold,
     internal_topics::PartitionPlan,
     standby::Standbys,
     task::TaskOptions,
@@ -29,7 +30,7 @@ use crate::streams::{
     failpoint,
     metrics::StreamsMetrics,
     processor::DropReason,
-    record::{ProducerRecord, Timestamp, TopicPartition},
+    record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
     topology::NodeKind,
 };
 
@@ -64,6 +65,8 @@ pub struct ThreadStatus {
     pub commits: u64,
     /// Whether the group has assigned something, be it nothing.
     pub assigned: bool,
+    /// Version of the [`InputHold`](super::InputHold) that all inputs have come up to, with everything read processed and committed.
+    pub held: Option<u64>,
 }
 
 /// See the module's documentation.
@@ -85,6 +88,12 @@ pub struct StreamThread {
     /// Input partitions that are paused: their tasks restore.
     paused: bool,
     lag_asked: BTreeMap<TopicPartition, (Timestamp, i64)>,
+    /// External partitions that are paused because they may not be read further.
+    held: BTreeSet<TopicPartition>,
+    /// Version of the hold that `held` follows.
+    hold_seen: u64,
+    /// Whether the hold says that watermarks do not advance.
+    watermark_stands: bool,
 }
 
 /// What a thread is made from.
@@ -129,6 +138,9 @@ impl StreamThread {
             output: Vec::new(),
             paused: false,
             lag_asked: BTreeMap::new(),
+            held: BTreeSet::new(),
+            hold_seen: 0,
+            watermark_stands: false,
         };
         thread.report();
         Ok(thread)
@@ -171,12 +183,13 @@ impl StreamThread {
 
     fn turn(&mut self) -> Result<bool> {
         let timeout = self.poll_timeout();
-        let polled = self.consumer.poll(timeout)?;
+        let mut polled = self.consumer.poll(timeout)?;
         let now = (self.clock)();
         let mut worked = !polled.records.is_empty() || polled.rebalance.is_some();
         if let Some(rebalance) = polled.rebalance {
             self.rebalance(rebalance, now)?;
         }
+        self.hold_inputs(&mut polled.records)?;
         self.tasks.add_records(polled.records, now)?;
         if self.tasks.is_restoring() {
             worked |= self.restore(now)?;
@@ -189,7 +202,100 @@ impl StreamThread {
             // Copies are kept warm when there is nothing better to do.
             worked = worked || self.standbys.step(now)? > 0;
         }
+        self.report_hold();
         Ok(worked)
+    }
+
+    /// Pauses external inputs that may not be read further, and drops what was read too far.
+    fn hold_inputs(&mut self, records: &mut Vec<ConsumerRecord>) -> Result<()> {
+        if self.options.hold.version() == 0 {
+            return Ok(());
+        }
+        let (version, hold) = self.options.hold.get();
+        let partitions = self.external_partitions();
+        let mut stop: Vec<(TopicPartition, Option<i64>)> = Vec::new();
+        let mut go_on: Vec<TopicPartition> = Vec::new();
+        for partition in partitions {
+            let held = self.held.contains(&partition);
+            match &hold {
+                Hold::Free if held => go_on.push(partition),
+                Hold::Free => {}
+                Hold::Here if held => {}
+                Hold::Here => stop.push((partition, None)),
+                Hold::Before(limits) | Hold::LastBefore(limits) => {
+                    let limit = limits.get(&partition).copied().unwrap_or(0);
+                    let position = self.consumer.position(&partition)?.unwrap_or(0);
+                    match (position >= limit, held) {
+                        // Reading may have gone beyond: it continues at the limit when that is raised.
+                        (true, false) => stop.push((partition, Some(limit).filter(|_| position > limit))),
+                        (false, true) => go_on.push(partition),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        self.watermark_stands = matches!(hold, Hold::LastBefore(_));
+        if let Some(limits) = hold.limits() {
+            let topology = self.options.topology.clone();
+            records.retain(|record| {
+                let partition = TopicPartition { topic: record.topic.clone(), partition: record.partition };
+                topology.repartition_topics.contains_key(&record.topic)
+                    || record.offset < limits.get(&partition).copied().unwrap_or(0)
+            });
+        }
+        for (partition, back_to) in stop {
+            if let Some(offset) = back_to {
+                self.consumer.seek(&partition, offset)?;
+            }
+            self.consumer.pause(std::slice::from_ref(&partition))?;
+            self.held.insert(partition);
+        }
+        for partition in &go_on {
+            self.held.remove(partition);
+        }
+        let running = self.tasks.partitions(true);
+        go_on.retain(|partition| running.contains(partition));
+        if !go_on.is_empty() {
+            self.consumer.resume(&go_on)?;
+        }
+        if self.hold_seen != version {
+            self.hold_seen = version;
+            self.lag_asked.clear();
+            if let Ok(mut status) = self.status.lock() {
+                status.settled.clear();
+                status.held = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says when everything that may be read has been read, processed and committed.
+    fn report_hold(&mut self) {
+        if self.hold_seen == 0 || self.tasks.is_restoring() {
+            return;
+        }
+        let external = self.external_partitions();
+        let mut done = external.iter().all(|partition| self.held.contains(partition));
+        for task in self.tasks.running() {
+            let reads = |partition: &TopicPartition| task.partitions().any(|own| own == partition);
+            if external.iter().any(reads) {
+                done &=
+                    !task.commit_needed() && external.iter().all(|partition| task.buffered(partition) == 0);
+            }
+        }
+        if let Ok(mut status) = self.status.lock() {
+            let known = status.assigned && done;
+            status.held = known.then_some(self.hold_seen);
+        }
+    }
+
+    /// Assigned partitions of topics outside of the application.
+    fn external_partitions(&self) -> Vec<TopicPartition> {
+        let mut partitions = self.tasks.partitions(true);
+        partitions.extend(self.tasks.partitions(false));
+        partitions
+            .retain(|partition| !self.options.topology.repartition_topics.contains_key(&partition.topic));
+        partitions
     }
 
     /// Zero while there is work, else until the next thing that time brings.
@@ -249,6 +355,7 @@ impl StreamThread {
             wanted.push((partition.clone(), start));
         }
         self.consumer.assign(&wanted)?;
+        self.held.clear();
         self.lag_asked.clear();
         self.tasks.assign(assigned, &committed, now)?;
         let waiting = self.tasks.partitions(false);
@@ -291,7 +398,8 @@ impl StreamThread {
         if let Ok(mut status) = self.status.lock() {
             status.restored += count as u64;
         }
-        let running = self.tasks.partitions(true);
+        let mut running = self.tasks.partitions(true);
+        running.retain(|partition| !self.held.contains(partition));
         if self.paused && !running.is_empty() {
             self.consumer.resume(&running)?;
             self.paused = !self.tasks.partitions(false).is_empty();
@@ -337,6 +445,8 @@ impl StreamThread {
                     &partition.partition.to_string(),
                 ])
                 .set(lag);
+            // What may not be read is not waited for.
+            let lag = if self.held.contains(&partition) { 0 } else { lag };
             if let Some(task) = self.tasks.running().find(|task| task.id() == id) {
                 task.set_lag(&partition, lag, writer_at);
             }
@@ -354,7 +464,9 @@ impl StreamThread {
             }
             task.punctuate_stream_time(now)?;
             task.punctuate_wall_clock(now)?;
-            worked |= task.advance_watermark(now)?;
+            if !self.watermark_stands {
+                worked |= task.advance_watermark(now)?;
+            }
             if count > 0 {
                 worked = true;
                 processed += count as u64;

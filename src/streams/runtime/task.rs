@@ -12,6 +12,7 @@ use std::{
 use super::{
     commit_metadata::CommitMetadata,
     commit_step::StepHook,
+    input_hold::InputHold,
     partition_group::PartitionGroup,
     record_queue::{Head, RecordQueue},
     standby::StandbyRole,
@@ -48,6 +49,8 @@ pub struct TaskOptions {
     pub steps: Option<StepHook>,
     /// Who keeps copies of tasks that run elsewhere.
     pub standby: StandbyRole,
+    /// How far external inputs may be read; shared by all threads.
+    pub hold: Arc<InputHold>,
 }
 
 impl TaskOptions {
@@ -64,6 +67,7 @@ impl TaskOptions {
             }),
             steps: None,
             standby: StandbyRole::default(),
+            hold: Arc::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{task::TaskOptions, task_id::TaskId};
 use crate::streams::{
     error::{Result, StreamsError},
     processor::StoreId,
-    state::{Backend, SavePolicy, SavedOffsets, TaskDb, TaskDbOptions},
+    state::{Backend, SavePolicy, TaskDb, TaskDbOptions},
 };
 
 /// Deletes the state file of a task that is not open.
@@ -20,13 +20,14 @@ fn path(options: &TaskOptions, id: TaskId) -> PathBuf {
     config.state_dir.join(&config.application_id).join(format!("{id}.sqlite"))
 }
 
-/// Opens or creates the file; none for a task without persistent stores.
-pub(super) fn open(options: &TaskOptions, id: TaskId) -> Result<(Option<TaskDb>, SavedOffsets)> {
+/// Opens or creates the file; none for a task without persistent stores. Ask it for what it has saved when the stores are built: one that
+/// changed is dropped by that, and only that one.
+pub(super) fn open(options: &TaskOptions, id: TaskId) -> Result<Option<TaskDb>> {
     let topology = &options.topology;
     let stores = &topology.subtopologies[id.subtopology].stores;
     let persistent = |id: &&StoreId| topology.stores[id.0].builder.backend == Backend::Persistent;
     if !stores.iter().any(|id| persistent(&id)) {
-        return Ok((None, SavedOffsets::default()));
+        return Ok(None);
     }
     let path = path(options, id);
     if let Some(folder) = path.parent() {
@@ -37,11 +38,6 @@ pub(super) fn open(options: &TaskOptions, id: TaskId) -> Result<(Option<TaskDb>,
             ))
         })?;
     }
-    let mut fingerprint = String::new();
-    for store in stores.iter().filter(persistent) {
-        let builder = &topology.stores[store.0].builder;
-        fingerprint += &format!("{}:{:?};", builder.name, builder.kind);
-    }
     let config = &options.config;
     let policy = SavePolicy {
         min_rows: config.save_rows_min,
@@ -50,6 +46,8 @@ pub(super) fn open(options: &TaskOptions, id: TaskId) -> Result<(Option<TaskDb>,
         timing: config.save_timing,
         ..SavePolicy::default()
     };
-    let (db, saved) = TaskDb::open(TaskDbOptions { path, task: id.to_string(), fingerprint, policy })?;
-    Ok((Some(db), saved))
+    let (db, _) = TaskDb::open(TaskDbOptions { path, task: id.to_string(), policy })?;
+    let names = stores.iter().filter(persistent);
+    db.keep_only(&names.map(|id| topology.stores[id.0].builder.name.as_str()).collect())?;
+    Ok(Some(db))
 }

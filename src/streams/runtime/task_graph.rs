@@ -23,7 +23,7 @@ use crate::streams::{
         ProductionResponse, PunctuationType, ScheduleId, StoreId, TaskContext,
     },
     record::{AnyRecord, ConsumerRecord, Headers, ProducerRecord, RecordContext, Timestamp},
-    state::{ChangelogRecord, StateStore, Store, StoreBuilder},
+    state::{CacheFlush, ChangelogRecord, StateStore, Store, StoreBuilder},
     topology::{BadRecordPolicy, DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology, changelog_topic},
 };
 
@@ -142,7 +142,7 @@ impl TaskGraph {
                 cached.push(id);
             }
             let changelog = (spec.builder.logging && spec.source_topic.is_none())
-                .then(|| changelog_topic(&topology.application_id, &spec.builder.name));
+                .then(|| topology.changelog_topic(&spec.builder.name));
             stores[id.0] =
                 Some(LocalStore { store: RefCell::new(store), changelog, listener: RefCell::new(None) });
             store_order.push(id);
@@ -773,7 +773,9 @@ impl TaskContext for TaskGraph {
     }
 
     fn register_clock(&self, node: NodeId, name: &str, initial: i64) -> ClockId {
-        let name = format!("{}/{name}", self.live(node).name);
+        let scope = self.topology.nodes[node].clock_scope.as_deref();
+        let scope = scope.map(|scope| format!("{scope}/")).unwrap_or_default();
+        let name = format!("{}/{scope}{name}", self.live(node).name);
         let value = self.restored_clocks.borrow().get(&name).copied().unwrap_or(initial);
         let mut clocks = self.clocks.borrow_mut();
         clocks.push(Clock { name, value });

@@ -24,7 +24,7 @@ use crate::streams::{
     config::Semantics,
     error::{Result, StreamsError},
     record::{ConsumerRecord, Timestamp, TopicPartition},
-    state::{Backend, CacheOptions, StoreEnvironment},
+    state::{Backend, CacheOptions, SavedOffsets, StoreEnvironment, TaskDb},
 };
 
 /// Where a task is in its life.
@@ -187,7 +187,7 @@ impl TaskManager {
     ) -> Result<()> {
         let topology = self.options.topology.clone();
         let subtopology = &topology.subtopologies[id.subtopology];
-        let (db, saved) = task_files::open(&self.options, id)?;
+        let db = task_files::open(&self.options, id)?;
         let config = &self.options.config;
         // Kafka keeps flushed entries readable in the cache, which changes results; ours are in the store's own memory.
         let cache = CacheOptions {
@@ -199,6 +199,8 @@ impl TaskManager {
         for store in &subtopology.stores {
             stores.push((*store, topology.stores[store.0].builder.build(&environment)?));
         }
+        // After the stores are built: one that changed has been dropped from the file, and only that one.
+        let saved = db.as_ref().map_or_else(SavedOffsets::default, TaskDb::saved);
         // In the order of the topology's sources: ties between partitions follow from it.
         let ordered: Vec<TopicPartition> = subtopology
             .source_topics

@@ -280,6 +280,7 @@ impl TopologyBuilder {
             global_nodes: self.global_nodes,
             repartition_topics,
             copartition_groups,
+            changelog_names: BTreeMap::new(),
         })
     }
 
@@ -295,7 +296,14 @@ impl TopologyBuilder {
             self.groups.unite(*parent, id);
         }
         self.node_ids.insert(name.clone(), id);
-        self.nodes.push(NodeSpec { name, kind, parents: parents.to_vec(), children: vec![], stores: vec![] });
+        self.nodes.push(NodeSpec {
+            name,
+            kind,
+            parents: parents.to_vec(),
+            children: vec![],
+            stores: vec![],
+            clock_scope: None,
+        });
         Ok(id)
     }
 

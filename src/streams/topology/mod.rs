@@ -5,6 +5,7 @@
 
 mod builder;
 mod describe;
+mod drawing;
 mod java_tree_set;
 mod node;
 mod subtopology;
@@ -57,9 +58,25 @@ pub struct Topology {
     pub repartition_topics: BTreeMap<Arc<str>, Option<i32>>,
     /// Groups of topics that must have equal partition counts.
     pub copartition_groups: Vec<Vec<Arc<str>>>,
+    /// Changelogs that are not named after the application, by store.
+    pub changelog_names: BTreeMap<String, Arc<str>>,
 }
 
 impl Topology {
+    /// The changelog of a store.
+    pub fn changelog_topic(&self, store: &str) -> Arc<str> {
+        let named = self.changelog_names.get(store).cloned();
+        named.unwrap_or_else(|| changelog_topic(&self.application_id, store))
+    }
+
+    /// Gives the processors that use a store clocks under other names, so that they begin without those committed before.
+    pub fn scope_clocks_of(&mut self, store: &str, scope: &str) {
+        let Some(id) = self.store_id(store) else { return };
+        for node in self.nodes.iter_mut().filter(|node| node.stores.contains(&id)) {
+            node.clock_scope = Some(scope.into());
+        }
+    }
+
     /// Finds a node by name.
     pub fn node_id(&self, name: &str) -> Option<NodeId> {
         self.nodes.iter().position(|node| &*node.name == name)

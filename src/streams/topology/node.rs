@@ -136,6 +136,8 @@ pub struct NodeSpec {
     pub children: Vec<NodeId>,
     /// Stores connected, in the order connected.
     pub stores: Vec<StoreId>,
+    /// Part of its clocks' names, where they must not be taken for those of an earlier version.
+    pub clock_scope: Option<Arc<str>>,
 }
 
 /// A decoder from two serdes; null bytes are null values.

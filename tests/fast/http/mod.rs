@@ -77,7 +77,7 @@ impl Api {
             readiness: Arc::new(|| Box::pin(async { vec![Check::new("ledger", Ok(()))] })),
         });
         let state = Arc::new(ApiState { service: Arc::new(service), admin, ops: ops.clone() });
-        Self { router: router(ops, Some(state.clone())), state, directory }
+        Self { router: router(ops, Some(state.clone()), None), state, directory }
     }
 
     /// Sends a request and reads the answer.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Shared, broker::Broker};
 use crate::streams::{
-    client::{Admin, NewTopic, OffsetAndMetadata, TopicDescription},
+    client::{Admin, GroupMember, NewTopic, OffsetAndMetadata, TopicDescription},
     error::{Result, StreamsError},
     record::TopicPartition,
 };
@@ -80,6 +80,12 @@ impl Admin for EmbeddedAdmin {
     fn group_offsets(&self, group_id: &str) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
         let broker = self.shared.lock()?;
         Ok(broker.groups.get(group_id).map(|g| g.committed.clone()).unwrap_or_default())
+    }
+
+    fn group_members(&self, group_id: &str) -> Result<Vec<GroupMember>> {
+        let mut broker = self.shared.lock()?;
+        broker.expire_sessions(group_id, self.shared.now());
+        Ok(broker.groups.get(group_id).map(|group| group.members()).unwrap_or_default())
     }
 
     fn alter_group_offsets(

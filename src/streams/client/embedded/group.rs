@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::waiter::WaitList;
 use crate::streams::{
-    client::{GroupMetadata, OffsetAndMetadata, Rebalance},
+    client::{GroupMember, GroupMetadata, OffsetAndMetadata, Rebalance},
     record::{Timestamp, TopicPartition},
 };
 
@@ -84,6 +84,14 @@ pub(super) type PartitionsOf<'a> = &'a dyn Fn(&str) -> i32;
 impl Group {
     pub(super) fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    pub(super) fn members(&self) -> Vec<GroupMember> {
+        let described = |(id, member): (&String, &Member)| GroupMember {
+            member_id: id.clone(),
+            group_instance_id: member.instance_id.clone(),
+        };
+        self.members.iter().map(described).collect()
     }
 
     pub(super) fn generation(&self) -> i32 {

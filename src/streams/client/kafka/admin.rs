@@ -16,7 +16,7 @@ use super::{
     native::{Conf, Handle, PartitionList, Queue, REQUEST_TIMEOUT, c_string, millis, read_list, text},
 };
 use crate::streams::{
-    client::{Admin, NewTopic, OffsetAndMetadata, TopicDescription},
+    client::{Admin, GroupMember, NewTopic, OffsetAndMetadata, TopicDescription},
     error::{Result, StreamsError},
     record::TopicPartition,
 };
@@ -394,6 +394,43 @@ impl Admin for KafkaAdmin {
             let list = rd::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &mut count);
             self.group_result(&what, list, count, &[Code::RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND])
         }
+    }
+
+    fn group_members(&self, group_id: &str) -> Result<Vec<GroupMember>> {
+        let group = c_string("group", group_id)?;
+        let what = format!("members of group {group_id:?}");
+        let answer =
+            self.request(&what, Op::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS, |client, options, queue| {
+                let mut names = [group.as_ptr()];
+                // SAFETY: the name is valid during the call, which copies it.
+                unsafe { rd::rd_kafka_DescribeConsumerGroups(client, names.as_mut_ptr(), 1, options, queue) };
+            })?;
+        let mut members = Vec::new();
+        // SAFETY: the answer is one to this request; what is in it lives as long.
+        unsafe {
+            let mut count = 0;
+            let result = rd::rd_kafka_event_DescribeConsumerGroups_result(answer.0);
+            let groups = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut count);
+            for group in slice_of(groups, count) {
+                let failure = rd::rd_kafka_ConsumerGroupDescription_error(*group);
+                if !failure.is_null() {
+                    let code = rd::rd_kafka_error_code(failure);
+                    if code == Code::RD_KAFKA_RESP_ERR_GROUP_ID_NOT_FOUND {
+                        continue;
+                    }
+                    refuse(&what, code)?;
+                }
+                for index in 0..rd::rd_kafka_ConsumerGroupDescription_member_count(*group) {
+                    let member = rd::rd_kafka_ConsumerGroupDescription_member(*group, index);
+                    let name = rd::rd_kafka_MemberDescription_group_instance_id(member);
+                    members.push(GroupMember {
+                        member_id: text(rd::rd_kafka_MemberDescription_consumer_id(member)),
+                        group_instance_id: (!name.is_null()).then(|| text(name)),
+                    });
+                }
+            }
+        }
+        Ok(members)
     }
 
     fn alter_group_offsets(

@@ -33,7 +33,7 @@ use super::{
 use crate::streams::{
     client::{Consumer, ConsumerConfig, GroupMetadata, OffsetAndMetadata, OffsetReset, Polled, Rebalance},
     error::{Result, StreamsError},
-    record::{ConsumerRecord, Header, Headers, TopicPartition},
+    record::{ConsumerRecord, Header, Headers, Timestamp, TopicPartition},
 };
 
 /// librdkafka needs a group to assign anything; consumers without one name this and never join it.
@@ -68,6 +68,8 @@ pub(super) struct KafkaConsumer {
     assigned: Vec<Assigned>,
     /// A rebalance is in the caller's hands.
     handed: bool,
+    /// Topics of the subscription, until it is known that the group has taken note of them.
+    subscribed: Vec<String>,
     /// Found among records; told by the next poll, after them.
     failure: Option<StreamsError>,
     batch: Vec<*mut rd::rd_kafka_message_t>,
@@ -139,6 +141,7 @@ impl KafkaConsumer {
             config,
             assigned: Vec::new(),
             handed: false,
+            subscribed: Vec::new(),
             failure: None,
             batch: vec![ptr::null_mut(); max],
             closed: false,
@@ -283,6 +286,20 @@ impl KafkaConsumer {
         self.failure.get_or_insert(failure);
     }
 
+    /// A static member that comes back with other topics is given what it had, because the group does not look at them (KIP-345). Joining
+    /// again under the id it now has makes the group look, once. A member that was given nothing at all is one too many.
+    fn insist_on_topics(&mut self) -> Result<()> {
+        let topics = std::mem::take(&mut self.subscribed);
+        let given = |topic: &String| self.assigned.iter().any(|assigned| *assigned.tp.topic == **topic);
+        if self.config.group_instance_id.is_none() || self.assigned.is_empty() || topics.iter().all(given) {
+            return Ok(());
+        }
+        tracing::info!("the group gave no partition of some topics: asking again");
+        self.subscribe(&topics)?;
+        self.subscribed.clear();
+        Ok(())
+    }
+
     fn list_with_positions(&self, partitions: &[TopicPartition]) -> Result<PartitionList> {
         let mut list = PartitionList::new();
         for tp in partitions {
@@ -315,6 +332,7 @@ impl KafkaConsumer {
 impl Consumer for KafkaConsumer {
     fn subscribe(&mut self, topics: &[String]) -> Result<()> {
         self.group_id()?;
+        self.subscribed = topics.to_vec();
         let mut list = PartitionList::new();
         topics.iter().try_for_each(|topic| list.add(topic, -1, 0))?;
         // SAFETY: valid client and list.
@@ -345,8 +363,7 @@ impl Consumer for KafkaConsumer {
         let code = unsafe { rd::rd_kafka_assign(self.client.as_ptr(), list.as_ptr()) };
         self.check("assign", code)?;
         self.assigned = assigned;
-        self.handed = false;
-        Ok(())
+        if std::mem::take(&mut self.handed) { self.insist_on_topics() } else { Ok(()) }
     }
 
     fn unassign(&mut self) -> Result<()> {
@@ -491,6 +508,18 @@ impl Consumer for KafkaConsumer {
         };
         self.check(&format!("watermarks of {partition}"), code)?;
         Ok((low, high))
+    }
+
+    fn offset_for_time(&mut self, partition: &TopicPartition, time: Timestamp) -> Result<Option<i64>> {
+        let list = PartitionList::of(std::slice::from_ref(partition), time)?;
+        // SAFETY: valid client and list.
+        let code = unsafe {
+            rd::rd_kafka_offsets_for_times(self.client.as_ptr(), list.as_ptr(), millis(REQUEST_TIMEOUT))
+        };
+        self.check("looking up a time", code)?;
+        self.check_list("looking up a time in", &list)?;
+        // The end of the log, as a negative number, where no record is that late.
+        Ok(list.elements().first().map(|element| element.offset).filter(|offset| *offset >= 0))
     }
 
     fn group_metadata(&self) -> Option<GroupMetadata> {

@@ -54,9 +54,14 @@ impl Plan {
         if let Some(sink) = &node.sink {
             value["sink"] = sink_json(sink);
         }
+        let repartitions = self.repartitions(node);
+        if !repartitions.is_empty() {
+            value["repartitions"] = json!(repartitions);
+        }
         let stores = stores(node);
         if !stores.is_empty() {
             value["stores"] = json!(stores);
+            value["state"] = self.state(node);
             value["stateFingerprint"] = json!(fingerprint(&self.state(node)));
         }
         value
@@ -200,7 +205,7 @@ impl Plan {
             Operator::Table(table) => json!({
                 "groupBy": node.columns[..table.group_by.len()].iter().map(|c| json!(c)).collect::<Vec<_>>(),
                 "window": table.windows.as_ref().map(|windows| window(windows, table.grace_ms)),
-                "aggregates": table.aggregates.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "aggregates": table.aggregates.iter().map(|a| format!("{a} {}", a.column_type())).collect::<Vec<_>>(),
                 "stateVersion": table.state_version,
             }),
             Operator::Join(join) => versioned(

@@ -6,6 +6,8 @@
 
 mod bind;
 mod canonical;
+pub mod diff;
+mod part;
 mod prune;
 
 use std::collections::BTreeSet;

@@ -15,7 +15,7 @@ mod table;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     fs::File,
     path::{Path, PathBuf},
@@ -79,8 +79,6 @@ pub struct TaskDbOptions {
     pub path: PathBuf,
     /// The task, as `0_1`, for messages.
     pub task: String,
-    /// Changes when the stores of the task change in kind or type; a file with another one is discarded.
-    pub fingerprint: String,
     /// When to save.
     pub policy: SavePolicy,
 }
@@ -167,10 +165,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl TaskDb {
-    /// Opens or creates the file.
+    /// Opens or creates the file. What is known of its stores after they are built is in [`saved`](Self::saved): a store that
+    /// changed in kind or columns is dropped when it is built, and only that one.
     ///
     /// # Errors
-    /// * `TaskCorrupted`: damaged, truncated, or of other stores: [`discard`](Self::discard) it and restore.
+    /// * `TaskCorrupted`: damaged or truncated: [`discard`](Self::discard) it and restore.
     /// * `Retriable`: another process holds it.
     /// * `Fatal`: not a state file, or written by a newer version: nothing is touched, a person must look.
     pub fn open(options: TaskDbOptions) -> Result<(Self, SavedOffsets)> {
@@ -210,6 +209,21 @@ impl TaskDb {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// Drops the stores that are not named: the topology does not have them any more, or has them in another task. Call before
+    /// stores are built.
+    pub fn keep_only(&self, stores: &BTreeSet<&str>) -> Result<()> {
+        let writer = self.shared.write();
+        let kept = (|| -> rusqlite::Result<Vec<String>> {
+            let mut query = writer.prepare("select name from sluice_store")?;
+            query.query_map([], |row| row.get(0))?.collect()
+        })();
+        let kept = kept.map_err(|error| self.shared.broken("look at the stores of", &error))?;
+        for name in kept.iter().filter(|name| !stores.contains(name.as_str())) {
+            self.shared.forget(&writer, name)?;
+        }
+        Ok(())
     }
 
     /// What the file reflects now.
@@ -387,6 +401,33 @@ impl Shared {
     /// What an error of SQLite means for the task.
     pub(super) fn broken(&self, doing: &str, error: &rusqlite::Error) -> StreamsError {
         open::classify(&self.task, &self.path, doing, error)
+    }
+
+    /// Drops a store and everything the file says of it: it is restored from the beginning of its changelog, if it comes back.
+    pub(super) fn forget(&self, writer: &Connection, store: &str) -> Result<()> {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        let dropped = (|| -> rusqlite::Result<()> {
+            writer.execute_batch(&format!(
+                "begin immediate; drop view if exists {}; drop table if exists {};",
+                quoted(store),
+                quoted(&format!("{store}__rows"))
+            ))?;
+            writer.execute("delete from sluice_store where name = ?", [store])?;
+            writer.execute("delete from sluice_offset where kind = 'changelog' and name = ?", [store])?;
+            writer.execute_batch("commit")
+        })();
+        dropped.map_err(|error| {
+            // Nothing to roll back is no second mistake.
+            let _ = writer.execute_batch("rollback");
+            self.broken("drop a store from", &error)
+        })?;
+        tracing::info!(
+            task = self.task,
+            store,
+            "the state file had a store of this name that is no longer as it was"
+        );
+        lock(&self.state).saved.changelog.remove(store);
+        Ok(())
     }
 
     /// A row that cannot be read back.

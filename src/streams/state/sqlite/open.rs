@@ -2,7 +2,7 @@
 //!
 //! 1. The lock: one process at a time.
 //! 2. What the file is. Not SQLite, or SQLite of somebody else: fatal, and nothing is touched. Ours but newer: fatal.
-//!    Ours but damaged, cut short, or of other stores: the task's file is discarded and restored.
+//!    Ours but damaged or cut short: the task's file is discarded and restored. Single stores that changed are dropped later.
 //! 3. Its pages, unless it was closed cleanly.
 //!
 //! `page_size` must be set before the first table and before WAL mode.
@@ -54,7 +54,7 @@ pub(super) fn open(options: &TaskDbOptions) -> Result<Opened> {
     if exists {
         check(options, &writer)?;
     } else {
-        create(&writer, &options.fingerprint).map_err(broken)?;
+        create(&writer).map_err(broken)?;
     }
     configure(&writer).map_err(broken)?;
     let saved = read_offsets(&writer).map_err(broken)?;
@@ -112,7 +112,7 @@ fn foreign(path: &Path, why: &str) -> StreamsError {
     ))
 }
 
-fn create(writer: &Connection, fingerprint: &str) -> rusqlite::Result<()> {
+fn create(writer: &Connection) -> rusqlite::Result<()> {
     writer.execute_batch(&format!(
         "pragma page_size = 16384;
          pragma journal_mode = wal;
@@ -125,10 +125,9 @@ fn create(writer: &Connection, fingerprint: &str) -> rusqlite::Result<()> {
          create table sluice_offset (kind text, name text, part integer, next integer, primary key (kind, name, part)) without rowid;
          -- one line per store: its clock, its counter of duplicates, its rows (approximate)
          create table sluice_store (name text primary key, shape text, observed integer, seq integer, row_count integer) without rowid;
+         insert into sluice_meta values ('clean', '0');
          commit;"
-    ))?;
-    let insert = "insert into sluice_meta values ('fingerprint', ?), ('clean', '0')";
-    writer.execute(insert, [fingerprint]).map(drop)
+    ))
 }
 
 fn check(options: &TaskDbOptions, writer: &Connection) -> Result<()> {
@@ -177,13 +176,6 @@ fn check(options: &TaskDbOptions, writer: &Connection) -> Result<()> {
         if found != "ok" {
             return Err(corrupted(found));
         }
-    }
-    let fingerprint = meta("fingerprint").map_err(broken)?.unwrap_or_default();
-    if fingerprint != options.fingerprint {
-        return Err(corrupted(format!(
-            "it holds other stores than this topology has (fingerprint {fingerprint}, wanted {})",
-            options.fingerprint
-        )));
     }
     Ok(())
 }

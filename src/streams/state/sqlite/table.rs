@@ -18,7 +18,7 @@
 use std::{ops::Bound, sync::Arc};
 
 use rusqlite::{
-    CachedStatement, Connection, Row, ToSql, Transaction, params_from_iter,
+    CachedStatement, Connection, OptionalExtension, Row, ToSql, Transaction, params_from_iter,
     types::{ToSqlOutput, Value, ValueRef},
 };
 
@@ -191,14 +191,16 @@ impl SqlTable {
         let broken = |error: rusqlite::Error| shared.broken("build a table in", &error);
         {
             let writer = shared.write();
+            let shape = format!("{shape:?} {:?} {}", builder.kind, columns.join(", "));
+            let query = "select shape from sluice_store where name = ?";
+            let found: Option<String> =
+                writer.query_row(query, [name], |row| row.get(0)).optional().map_err(broken)?;
+            if found.is_some_and(|found| found != shape) {
+                shared.forget(&writer, name)?;
+            }
             writer.execute_batch(&create).map_err(broken)?;
             let register = "insert into sluice_store values (?, ?, -1, 0, 0) on conflict do nothing";
-            writer.execute(register, (name, format!("{shape:?} {}", columns.join(", ")))).map_err(broken)?;
-            let query = "select shape from sluice_store where name = ?";
-            let found: String = writer.query_row(query, [name], |row| row.get(0)).map_err(broken)?;
-            if found != format!("{shape:?} {}", columns.join(", ")) {
-                return Err(shared.unreadable(format!("store {name} was kept as {found}, which has changed")));
-            }
+            writer.execute(register, (name, shape)).map_err(broken)?;
         }
         Ok(Arc::new(Self {
             name: name.clone(),

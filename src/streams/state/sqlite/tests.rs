@@ -1,6 +1,6 @@
 //! The state file: what is refused and how, what anyone can read in it, and that it is closed cleanly.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -107,15 +107,21 @@ fn a_newer_file_is_refused() {
 }
 
 #[test]
-fn a_file_of_other_stores_is_to_be_discarded() {
+fn only_the_stores_that_are_gone_leave_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    filled(&folder, 1);
-    let mut options = db_options(folder.path(), 0);
-    options.fingerprint = "another topology".to_owned();
-    let refused = TaskDb::open(options).err().unwrap();
-    assert!(matches!(refused, StreamsError::TaskCorrupted { reason, .. } if reason.contains("other stores")));
-    TaskDb::discard(&folder.path().join("0_0.db")).unwrap();
-    assert_eq!(open(&folder).unwrap().1, SavedOffsets::default());
+    filled(&folder, 3);
+    let (db, saved) = open(&folder).unwrap();
+    assert_eq!(saved.changelog.keys().collect::<Vec<_>>(), ["clicks"]);
+    db.keep_only(&["clicks", "new"].into()).unwrap();
+    assert_eq!(db.saved(), saved);
+    let rows = "select count(*) from clicks";
+    let file = Connection::open(folder.path().join("0_0.db")).unwrap();
+    assert_eq!(file.query_row(rows, [], |row| row.get::<_, i64>(0)).unwrap(), 3);
+    db.keep_only(&["new"].into()).unwrap();
+    assert_eq!(db.saved().changelog.len(), 0);
+    drop(db);
+    assert!(file.query_row(rows, [], |row| row.get::<_, i64>(0)).is_err(), "the table is gone");
+    assert_eq!(open(&folder).unwrap().1.changelog.len(), 0);
 }
 
 #[test]
@@ -149,14 +155,33 @@ fn a_damaged_file_is_to_be_discarded_never_trusted() {
 }
 
 #[test]
-fn a_store_that_changed_its_columns_is_to_be_discarded() {
+fn a_store_that_changed_is_dropped_and_the_others_are_kept() {
     let folder = tempfile::tempdir().unwrap();
-    filled(&folder, 1);
+    filled(&folder, 3);
     let (db, _) = open(&folder).unwrap();
-    let kind = StoreKind::Session { retention: Duration::from_secs(1), time_ordered: false };
-    let builder = StoreBuilder::new("clicks", kind, String::serde(), i64::serde());
-    let refused = builder.build(&StoreEnvironment { cache: None, db: Some(db) }).err().unwrap();
-    assert!(matches!(refused, StreamsError::TaskCorrupted { reason, .. } if reason.contains("clicks")));
+    let environment = StoreEnvironment { cache: None, db: Some(db.clone()) };
+    let kind = StoreKind::KeyValue { timestamped: true };
+    let other = StoreBuilder::new("other", kind.clone(), String::serde(), i64::serde());
+    let mut store = other.build(&environment).unwrap();
+    let Store::KeyValue(rows) = &mut store else { panic!("a key-value store was asked for") };
+    let row = ValueAndTimestamp { value: Arc::new(7_i64), timestamp: 1 };
+    rows.put(ByteKey::new(b"k"), Some(row), &at(1)).unwrap();
+    let changelog = BTreeMap::from([("clicks".to_owned(), 9), ("other".to_owned(), 5)]);
+    db.save_now(&mut [store.as_state_store()], SavedOffsets { changelog, ..SavedOffsets::default() })
+        .unwrap();
+    drop((store, environment, db));
+
+    let (db, saved) = open(&folder).unwrap();
+    assert_eq!(saved.changelog["clicks"], 9);
+    let environment = StoreEnvironment { cache: None, db: Some(db.clone()) };
+    let session = StoreKind::Session { retention: Duration::from_secs(1), time_ordered: false };
+    let changed = StoreBuilder::new("clicks", session, String::serde(), i64::serde());
+    let store = changed.build(&environment).unwrap();
+    assert_eq!(db.saved().changelog, BTreeMap::from([("other".to_owned(), 5)]), "clicks is to be restored");
+    drop(store);
+    let mut store = other.build(&environment).unwrap();
+    let Store::KeyValue(rows) = &mut store else { panic!("a key-value store was asked for") };
+    assert_eq!(rows.get(b"k").unwrap().unwrap().value.downcast_ref::<i64>(), Some(&7));
 }
 
 #[test]

@@ -196,7 +196,6 @@ pub fn db_options(folder: &std::path::Path, budget_bytes: u64) -> TaskDbOptions 
     TaskDbOptions {
         path: folder.join("0_0.db"),
         task: "0_0".to_owned(),
-        fingerprint: "tests".to_owned(),
         policy: SavePolicy { budget_bytes, ..SavePolicy::default() },
     }
 }

@@ -1,10 +1,13 @@
 //! `sluice topology`: check, test and look at topology files, without a log or a service.
 
+mod compare;
+mod lock;
+
 use std::io::IsTerminal;
 
 use super::streams::files;
 use crate::{
-    cli::{Failure, TopologyCommand},
+    cli::{Failure, TopologyCommand, TopologyPlanArgs},
     streams::{file::Processors, test_utils::run_test_file},
 };
 
@@ -20,17 +23,34 @@ pub fn run(command: &TopologyCommand) -> Result<(), Failure> {
         TopologyCommand::Test(args) => test(&args.files),
         TopologyCommand::Describe(args) => {
             for file in files::load_named(std::slice::from_ref(&args.file))? {
-                print!("{}", file.topology.describe());
+                let text = match (args.dot, args.svg) {
+                    (true, _) => file.topology.dot(),
+                    (_, true) => file.topology.svg(),
+                    _ => file.topology.describe(),
+                };
+                print!("{text}");
             }
             Ok(())
         }
-        TopologyCommand::Plan(args) => {
-            for file in files::load_named(std::slice::from_ref(&args.file))? {
-                println!("{:#}", file.plan);
-            }
-            Ok(())
-        }
+        TopologyCommand::Plan(args) => plan(args),
+        TopologyCommand::Diff(args) => compare::run(args),
     }
+}
+
+/// Prints plans, or writes locks.
+fn plan(args: &TopologyPlanArgs) -> Result<(), Failure> {
+    let names: Vec<String> =
+        args.files.iter().filter(|name| !name.ends_with(".test.toml")).cloned().collect();
+    for file in files::load_named(&names)? {
+        if !args.write {
+            print!("{}", lock::text(&file.plan));
+            continue;
+        }
+        let path = lock::path(&file);
+        let written = lock::write(&path, &file.plan)?;
+        println!("{} {}", path.display(), if written { "written" } else { "is as it was" });
+    }
+    Ok(())
 }
 
 /// Runs the tests beside each file; the verdict is no when any fails.
