@@ -83,6 +83,11 @@ impl Problem {
         }
     }
 
+    /// Whether it is about topologies and their reload.
+    pub(super) fn is_of_topologies(&self) -> bool {
+        self.kind.contains(":topology-") || self.kind.contains(":reload-")
+    }
+
     /// 400: the request cannot be understood.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed", "Malformed request", detail)

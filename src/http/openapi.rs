@@ -141,6 +141,10 @@ fn add_examples(path: &str, operation: &mut Operation) {
         let Some(RefOr::T(content)) = response.content.get_mut(error::PROBLEM_JSON) else { continue };
         let shown = PROBLEMS.iter().filter(|problem| match problem.error_code {
             Some(code) => codes.contains(&code),
+            // Conflicts and the like without a code are those of topologies.
+            None if problem.is_of_topologies() => {
+                path.starts_with("/api/streams/") && *status == problem.status.to_string()
+            }
             None => *status == problem.status.to_string(),
         });
         for problem in shown {
@@ -167,7 +171,9 @@ static PROBLEMS: LazyLock<Vec<Problem>> = LazyLock::new(|| {
         Problem::too_large(16_384),
         Problem::overloaded(1),
         Problem::internal(),
+        Problem::no_such_path(),
     ]);
+    problems.extend(streams::examples());
     problems
 });
 

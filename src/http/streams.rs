@@ -183,6 +183,24 @@ impl From<ReloadProblem> for Problem {
     }
 }
 
+/// One problem of each kind, for the document.
+pub(super) fn examples() -> [Problem; 3] {
+    let change = TopologyChange {
+        class: "needs-state-version".into(),
+        node: Some("coupon_totals".into()),
+        what: "aggregates".into(),
+        before: Some("sum(amount) int?".into()),
+        after: Some("max(amount) int?".into()),
+        note: "write state_version = 2 to have the state built anew from the earliest input".into(),
+    };
+    let detail = "coupon-statistics: needs state_version + 1: coupon_totals: aggregates: sum(amount) int? -> max(amount) int?";
+    [
+        ReloadProblem::Broken("statistics.toml:12:22: unknown column `usr`".into()).into(),
+        ReloadProblem::Refused(detail.into(), vec![change]).into(),
+        ReloadProblem::Unfinished("another reload goes on".into()).into(),
+    ]
+}
+
 /// How to reload.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -197,7 +215,10 @@ pub struct ReloadQuery {
 /// The topologies that run in this process, with their plans.
 #[utoipa::path(
     get, path = "/api/streams/topologies", operation_id = "listTopologies", tag = "streams", security(("admin" = [])),
-    responses((status = 200, description = "What runs", body = RunningTopologies))
+    responses(
+        (status = 200, description = "What runs", body = RunningTopologies),
+        (status = 404, description = "No topologies run in this process", body = Problem, content_type = "application/problem+json"),
+    )
 )]
 pub async fn topologies(_: Admin, State(state): State<Arc<StreamsState>>) -> Json<RunningTopologies> {
     Json(RunningTopologies { items: state.control.topologies().await })
@@ -213,6 +234,7 @@ pub async fn topologies(_: Admin, State(state): State<Arc<StreamsState>>) -> Jso
     responses(
         (status = 200, description = "In place, or with dryRun what would change", body = Reload),
         (status = 202, description = "It goes on: state is rebuilt, or has to be restored", body = Reload),
+        (status = 404, description = "No topologies run in this process", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The changes do not fit what runs; nothing was changed", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "Mistakes in the files, each with file:line:column; nothing was changed", body = Problem, content_type = "application/problem+json"),
     )
