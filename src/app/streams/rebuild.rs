@@ -29,8 +29,8 @@ use crate::streams::{
     runtime::{Hold, KafkaStreams, RunOptions, State, create_internal_topics, plan_partitions, system_clock},
 };
 
-/// How often the rebuild is let on to where the application is by now.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
+/// Behind the application by no more than this is close enough to stop it for the rest.
+const CLOSE_BEHIND: Duration = Duration::from_secs(5);
 /// How long the rebuild may take for what is left when the application has stopped.
 const LAST_STEP_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
@@ -77,25 +77,29 @@ impl Applications {
         loop {
             let limits = committed(&rebuild.streams, group, admin)?;
             rebuild.streams.hold_inputs(Hold::Before(Arc::new(limits.clone())));
-            let until = Instant::now() + FOLLOW_INTERVAL;
-            while Instant::now() < until {
-                if rebuild.is_drained()? {
-                    return Ok(());
-                }
+            let taken = Instant::now();
+            while !rebuild.is_drained()? {
                 std::thread::park_timeout(POLL);
+                let running =
+                    |app: &Application| matches!(app.streams.state(), State::Running | State::Rebalancing);
+                if !self.each(running).get(index).copied().unwrap_or(false) {
+                    let reason = "the application stopped while its state was built anew";
+                    return Err(StreamsError::Retriable(reason.into()));
+                }
+                if reported.elapsed() >= REPORT_INTERVAL {
+                    reported = Instant::now();
+                    let all: i64 = limits.values().sum();
+                    let done = rebuild.streams.totals().processed;
+                    tracing::info!(
+                        rebuild = rebuild.id,
+                        processed = done,
+                        offsets = all,
+                        "building state anew"
+                    );
+                }
             }
-            let running =
-                |app: &Application| matches!(app.streams.state(), State::Running | State::Rebalancing);
-            if !self.each(running).get(index).copied().unwrap_or(false) {
-                return Err(StreamsError::Retriable(
-                    "the application stopped while its state was built anew".into(),
-                ));
-            }
-            if reported.elapsed() >= REPORT_INTERVAL {
-                reported = Instant::now();
-                let all: i64 = limits.values().sum();
-                let done = rebuild.streams.totals().processed;
-                tracing::info!(rebuild = rebuild.id, processed = done, offsets = all, "building state anew");
+            if taken.elapsed() <= CLOSE_BEHIND {
+                return Ok(());
             }
         }
     }
