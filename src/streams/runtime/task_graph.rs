@@ -23,8 +23,8 @@ use crate::streams::{
         ProductionResponse, PunctuationType, ScheduleId, StoreId, TaskContext,
     },
     record::{AnyRecord, ConsumerRecord, Headers, ProducerRecord, RecordContext, Timestamp},
-    state::{CacheFlush, ChangelogRecord, StateStore, Store, StoreBuilder},
-    topology::{BadRecordPolicy, DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology, changelog_topic},
+    state::{ChangelogRecord, StateStore, Store, StoreBuilder},
+    topology::{BadRecordPolicy, DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology},
 };
 
 /// Global stores of the process, shared by all tasks.
