@@ -160,7 +160,7 @@ fn random_requests_never_break_the_server() {
 #[tokio::test]
 async fn what_is_described_is_what_is_answered() {
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
-    let (requests, seed) = (number("SLUICE_FUZZ_REQUESTS", 3_000), number("SLUICE_FUZZ_SEED", 1));
+    let (requests, seed) = (number("SLUICE_FUZZ_REQUESTS", 6_000), number("SLUICE_FUZZ_SEED", 1));
     let api = Api::new().await;
     let id = api.open_campaign(40).await;
     api.issue(id, 1).await;

@@ -28,6 +28,11 @@ impl Model {
         if self.duplicates {
             self.seq += 1;
             if value.is_none() {
+                // Logged, never put. In memory its time counts all the same.
+                if self.in_memory {
+                    self.observed = self.observed.max(start);
+                    self.dropped += u64::from(start <= self.observed - RETENTION);
+                }
                 return;
             }
         }
