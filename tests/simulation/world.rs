@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
@@ -43,6 +44,8 @@ pub type Tally = BTreeMap<String, u64>;
 
 struct Instance {
     thread: Option<StreamThread>,
+    /// Its disk. A successor gets a copy as one of its own: what a process has locked in its folder, be it a zombie's, is in nobody's way.
+    folder: PathBuf,
     status: Arc<Mutex<ThreadStatus>>,
     stalled: bool,
 }
@@ -63,7 +66,6 @@ struct World {
     scenario: Box<dyn Scenario>,
     topology: Arc<Topology>,
     settings: Settings,
-    /// One folder per instance: each is a machine of its own.
     disks: tempfile::TempDir,
     plan: Arc<PartitionPlan>,
     now: Arc<AtomicI64>,
@@ -144,15 +146,21 @@ impl World {
         let standbys = settings.standbys > 0;
         let plan = Arc::new(plan_partitions(&topology, admin.as_ref()).expect("topics exist"));
         create_internal_topics(&topology, &plan, -1, admin.as_ref()).expect("internal topics are new");
+        let disks = tempfile::tempdir().expect("a temporary folder");
         let instances = (0..INSTANCES)
-            .map(|_| Instance { thread: None, status: Arc::default(), stalled: false })
+            .map(|which| Instance {
+                thread: None,
+                folder: disks.path().join(which.to_string()),
+                status: Arc::default(),
+                stalled: false,
+            })
             .collect();
         let mut world = Self {
             log,
             scenario,
             topology: Arc::new(topology),
             settings,
-            disks: tempfile::tempdir().expect("a temporary folder"),
+            disks,
             plan,
             now,
             newest,
@@ -234,21 +242,20 @@ impl World {
         self.move_disk(which);
     }
 
-    /// The process that had the folder still holds its locks here; a copy of the files is what the next one finds.
+    /// What the next process of the name finds is a copy: the one before may stand still and write later.
     fn move_disk(&mut self, which: usize) {
         self.moves += 1;
-        let folder = self.disks.path().join(which.to_string());
-        let moved = self.disks.path().join(format!("{which}-{}", self.moves));
-        if !folder.exists() {
+        let next = self.disks.path().join(format!("{which}-{}", self.moves));
+        let last = std::mem::replace(&mut self.instances[which].folder, next.clone());
+        if !last.exists() {
             return;
         }
-        std::fs::rename(&folder, &moved).expect("same disk");
         if self.random.chance(200) {
             self.count("disks lost", 1);
             return;
         }
         let application = &*self.topology.application_id;
-        let (from, to) = (moved.join(application), folder.join(application));
+        let (from, to) = (last.join(application), next.join(application));
         std::fs::create_dir_all(&to).expect("a folder");
         let mut files: Vec<_> = std::fs::read_dir(&from).into_iter().flatten().flatten().collect();
         // As the disk lists them is no order that a seed knows.
@@ -323,7 +330,7 @@ impl World {
             application_id: self.topology.application_id.to_string(),
             instance_id: which.to_string(),
             poll: Duration::ZERO,
-            state_dir: self.disks.path().join(which.to_string()),
+            state_dir: self.instances[which].folder.clone(),
             save_rows_min: 5,
             save_timing: settings.save_timing,
             save_age_max: settings.save_age,
@@ -421,7 +428,7 @@ impl World {
             match self.scenario.check(&self.outputs()) {
                 Ok(()) => break,
                 Err(difference) if round == 100 => {
-                    panic!("{}: {difference}; dropped: {:?}", self.scenario.name(), self.drops())
+                    panic!("{}: {difference}; {}", self.scenario.name(), self.situation())
                 }
                 Err(_) => {}
             }
@@ -437,11 +444,13 @@ impl World {
         self.restart();
     }
 
-    fn drops(&self) -> Vec<BTreeMap<DropReason, u64>> {
-        self.instances
-            .iter()
-            .map(|instance| instance.status.lock().expect("one thread").dropped.clone())
-            .collect()
+    /// Where everybody is, for the message of a standstill.
+    fn situation(&self) -> String {
+        let of = |(which, instance): (usize, &Instance)| {
+            let status = instance.status.lock().expect("one thread");
+            format!("instance {which}: tasks {:?}, dropped {:?}", status.tasks, status.dropped)
+        };
+        self.instances.iter().enumerate().map(of).collect::<Vec<_>>().join("; ")
     }
 
     /// Nothing that arrived in time may be dropped.
