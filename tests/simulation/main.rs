@@ -1,7 +1,7 @@
 //! Deterministic simulation: several instances of the real engine on the in-memory log, one seeded scheduler, a virtual
 //! clock and faults. A model computes the truth from the input; committed output, changelog and state must equal it.
 //!
-//! One seed is one history: it chooses the topology, the settings, the events and the faults.
+//! One seed is one history, whatever runs beside it: it chooses the topology, the settings, the events and the faults.
 //!
 //! | variable | |
 //! |---|---|
@@ -22,7 +22,13 @@ mod word_count;
 mod world;
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    collections::BTreeSet,
+    num::NonZero,
+    panic::catch_unwind,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,38 +37,63 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a whole number, not {text:?}")))
 }
 
-/// Every seed of the budget, each history checked against the model.
+/// Seeds of a test run where nothing else is said.
+const SEEDS: u64 = 150;
+
+/// What the workers share.
+#[derive(Default)]
+struct Progress {
+    histories: u64,
+    totals: world::Tally,
+    failed: BTreeSet<u64>,
+}
+
+/// Takes one seed after the other until all are taken, the time is over, or one has failed anywhere.
+fn work(next: &AtomicU64, end: u64, deadline: Option<Instant>, progress: &Mutex<Progress>) {
+    while deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end || !progress.lock().expect("not poisoned").failed.is_empty() {
+            return;
+        }
+        let result = catch_unwind(|| world::run(seed));
+        let mut progress = progress.lock().expect("not poisoned");
+        match result {
+            Ok(tally) => {
+                progress.histories += 1;
+                if progress.histories.is_multiple_of(50) {
+                    println!("{} histories hold", progress.histories);
+                }
+                for (what, times) in tally {
+                    *progress.totals.entry(what).or_default() += times;
+                }
+            }
+            Err(_) => drop(progress.failed.insert(seed)),
+        }
+    }
+}
+
+/// Every seed of the budget, each history checked against the model. Histories share nothing, so each core runs its own.
 #[test]
 fn committed_output_changelog_and_state_equal_the_model() {
     let from = number("SLUICE_SIM_FROM").unwrap_or(0);
-    let seeds = match number("SLUICE_SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => from..from + number("SLUICE_SIM_SEEDS").unwrap_or(150),
+    let (from, end) = match number("SLUICE_SIM_SEED") {
+        Some(seed) => (seed, seed + 1),
+        None => (from, from + number("SLUICE_SIM_SEEDS").unwrap_or(SEEDS)),
     };
-    let limit = number("SLUICE_SIM_SECONDS").map(Duration::from_secs);
-    let (started, mut told) = (Instant::now(), Instant::now());
-    let mut totals = world::Tally::new();
-    let mut count = 0;
-    for seed in seeds {
-        if limit.is_some_and(|limit| started.elapsed() >= limit) {
-            break;
+    let started = Instant::now();
+    let deadline = number("SLUICE_SIM_SECONDS").map(|seconds| started + Duration::from_secs(seconds));
+    let (next, progress) = (AtomicU64::new(from), Mutex::new(Progress::default()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(|| work(&next, end, deadline, &progress));
         }
-        match catch_unwind(AssertUnwindSafe(|| world::run(seed))) {
-            Ok(tally) => {
-                for (what, times) in tally {
-                    *totals.entry(what).or_default() += times;
-                }
-            }
-            Err(_) => panic!("seed {seed} failed; replay it with SLUICE_SIM_SEED={seed}"),
-        }
-        count += 1;
-        if told.elapsed() >= Duration::from_secs(10) {
-            told = Instant::now();
-            println!("{count} histories hold, up to seed {seed}, {:.0} s", started.elapsed().as_secs_f64());
-        }
+    });
+    let Progress { histories: count, totals, failed } = progress.into_inner().expect("not poisoned");
+    if let Some(seed) = failed.first() {
+        panic!("seed {seed} failed, and all of {failed:?}; replay it with SLUICE_SIM_SEED={seed}");
     }
     println!("{count} histories hold in {:.1} s: {totals:#?}", started.elapsed().as_secs_f64());
-    if count >= 100 {
+    if count >= SEEDS {
         for fault in FAULTS {
             assert!(
                 totals.contains_key(*fault),
@@ -72,7 +103,7 @@ fn committed_output_changelog_and_state_equal_the_model() {
     }
 }
 
-/// What a hundred histories must have met, so that a fault that no longer happens is noticed.
+/// What a whole budget of histories must have met, so that a fault that no longer happens is noticed.
 const FAULTS: &[&str] = &[
     "CommitTransaction answer lost",
     "CommitTransaction refused",

@@ -66,6 +66,9 @@ struct World {
     scenario: Box<dyn Scenario>,
     topology: Arc<Topology>,
     settings: Settings,
+    /// Died where they stood. Dropping a thread says goodbye to the log and finishes its saves, which the dead do not: that waits until
+    /// the history has been judged.
+    dead: Vec<StreamThread>,
     disks: tempfile::TempDir,
     plan: Arc<PartitionPlan>,
     now: Arc<AtomicI64>,
@@ -160,6 +163,7 @@ impl World {
             scenario,
             topology: Arc::new(topology),
             settings,
+            dead: Vec::new(),
             disks,
             plan,
             now,
@@ -229,7 +233,7 @@ impl World {
         let Some(thread) = self.instances[which].thread.take() else { return };
         self.count("crashes", 1);
         self.instances[which].stalled = false;
-        thread.abandon();
+        self.dead.push(thread);
         self.move_disk(which);
     }
 
@@ -319,7 +323,7 @@ impl World {
             if !error.to_string().contains(DEATH) {
                 drop(zombie);
             } else {
-                zombie.abandon();
+                self.dead.push(zombie);
             }
         }
     }
@@ -422,7 +426,7 @@ impl World {
                 self.step_zombie();
             }
         }
-        self.zombies.drain(..).for_each(StreamThread::abandon);
+        self.dead.append(&mut self.zombies);
         for round in 0.. {
             (0..20).for_each(|_| self.all_step(30));
             match self.scenario.check(&self.outputs()) {
