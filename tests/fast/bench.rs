@@ -41,8 +41,7 @@ fn check_workloads(guarantee: &str) {
     let generated =
         sluice(directory.path(), guarantee, &["bench", "generate", "--records", RECORDS]).status();
     assert!(generated.expect("the binary starts").success());
-    // Not w3 yet: a single run stops before all pairs are out (4,812 of 7,982), by a cause that is still open.
-    for workload in ["w1", "w1n", "w2"] {
+    for workload in ["w1", "w1n", "w2", "w3"] {
         let file = format!("{}/bench/{workload}.toml", env!("CARGO_MANIFEST_DIR"));
         let run =
             summary(sluice(directory.path(), guarantee, &["streams", "run", "--until-caught-up", &file]));

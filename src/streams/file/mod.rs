@@ -50,7 +50,7 @@ pub struct LoadedFile {
     pub group: String,
     /// The plan in canonical form.
     pub plan: serde_json::Value,
-    /// What the runtime's `idle_close_ms` has to be for the file's final results; `None` when no table asks for it.
+    /// What the runtime's `idle_close_ms` has to be for the file's final results; `None` when no node goes by event time.
     pub idle_close_ms: Option<i64>,
     /// Topics outside of the application that are read.
     pub source_topics: Vec<String>,

@@ -30,7 +30,7 @@ pub struct Plan {
     pub group: String,
     /// Nodes, inputs before their readers.
     pub nodes: Vec<PlanNode>,
-    /// Silence after which an input no longer holds the clock back, ms; `None` when no table asks for it.
+    /// Silence after which an input no longer holds the clock back, ms; `None` when no node goes by event time.
     pub idle_close_ms: Option<i64>,
 }
 

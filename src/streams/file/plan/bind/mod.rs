@@ -24,6 +24,8 @@ use crate::streams::file::{
 };
 
 const MS_PER_DAY: i64 = 86_400_000;
+/// Silence after which an input no longer holds the clock back, where a file does not say: the one the shipped topologies have.
+const IDLE_CLOSE_DEFAULT_MS: i64 = 30_000;
 
 /// Binds the file, adding to the mistakes already known; with `needed`, only those columns of sources and projections.
 pub fn bind(
@@ -639,7 +641,8 @@ impl<'a> Binder<'a> {
         Some(bound)
     }
 
-    /// The one `idle_close` of the file.
+    /// The one `idle_close` of the file: what it says, or the default where a node goes by event time. Such a node needs watermarks: by the
+    /// fastest input's time it would take for late, or give up as expired, what another input has yet to bring.
     fn idle_close(&mut self) -> Option<i64> {
         let mut first: Option<(i64, Range<usize>)> = None;
         for node in &self.file.nodes {
@@ -658,7 +661,12 @@ impl<'a> Binder<'a> {
                 ),
             }
         }
-        first.map(|(value, _)| value)
+        let by_event_time = self.file.nodes.iter().any(|node| match &node.body {
+            Body::Table(table) => table.window.is_some(),
+            Body::Join(join) => join.within.is_some(),
+            _ => false,
+        });
+        first.map(|(value, _)| value).or(by_event_time.then_some(IDLE_CLOSE_DEFAULT_MS))
     }
 }
 
