@@ -6,7 +6,7 @@
 //! | variable | |
 //! |---|---|
 //! | `SLUICE_SIM_SEED=7` | replays that history |
-//! | `SLUICE_SIM_SEEDS=10000` | runs as many (150 where nothing is said) |
+//! | `SLUICE_SIM_SEEDS=10000` | runs as many (500 where nothing is said) |
 //! | `SLUICE_SIM_FROM=300` | starts there |
 //! | `SLUICE_SIM_SECONDS=60` | stops after this time, whatever was asked for |
 
@@ -38,7 +38,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Seeds of a test run where nothing else is said.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 500;
 
 /// What the workers share.
 #[derive(Default)]
