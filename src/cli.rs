@@ -329,6 +329,8 @@ pub enum TopologyCommand {
     Plan(TopologyPlanArgs),
     /// Compare a file with its committed plan, or with what a server runs: what each change means for kept state.
     Diff(TopologyDiffArgs),
+    /// Print the JSON Schema of topology files, for completion and checks in editors.
+    Schema,
 }
 
 /// Print or draw.

@@ -14,7 +14,7 @@ async fn requests_made_from_the_description_never_break_the_deployed_service() {
     // Whoever looks at the keys of a Redis must be alone with them.
     let Some(services) = Services::private_only("described", "redis") else { return };
     let number = |name: &str, default: u64| std::env::var(name).map_or(default, |text| text.parse().unwrap());
-    let (requests, seed) = (number("SLUICE_FUZZ_REQUESTS", 1_000), number("SLUICE_FUZZ_SEED", 2));
+    let (requests, seed) = (number("SLUICE_FUZZ_REQUESTS", 3_000), number("SLUICE_FUZZ_SEED", 2));
     let deployment = Deployment::new(services).await;
     let api = deployment.start("api", "api,relay", &[("SLUICE__LOG__KIND", "embedded")]).await;
     deployment.open_campaign(&api, 40).await;

@@ -8,7 +8,10 @@ use std::io::IsTerminal;
 use super::streams::files;
 use crate::{
     cli::{Failure, TopologyCommand, TopologyPlanArgs},
-    streams::{file::Processors, test_utils::run_test_file},
+    streams::{
+        file::{Processors, schema},
+        test_utils::run_test_file,
+    },
 };
 
 /// Does what is asked for.
@@ -34,6 +37,10 @@ pub fn run(command: &TopologyCommand) -> Result<(), Failure> {
         }
         TopologyCommand::Plan(args) => plan(args),
         TopologyCommand::Diff(args) => compare::run(args),
+        TopologyCommand::Schema => {
+            print!("{}", schema());
+            Ok(())
+        }
     }
 }
 

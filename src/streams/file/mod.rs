@@ -21,6 +21,7 @@ mod mistakes;
 pub mod parse;
 pub mod plan;
 pub mod reader;
+mod schema;
 pub mod suggest;
 pub mod test_file;
 pub mod time;
@@ -30,6 +31,7 @@ pub mod window;
 pub use diagnostic::Diagnostics;
 pub use lower::{Processors, lower};
 pub use plan::{Plan, plan};
+pub use schema::schema;
 
 use std::collections::BTreeSet;
 

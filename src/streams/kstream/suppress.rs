@@ -249,15 +249,27 @@ impl SuppressProcessor {
     }
 
     fn emit_first(&self, context: NodeContext<'_>, store: StoreId) -> Result<bool> {
-        let Some((_, key, change)) = context.with_buffer(store, |buffer| buffer.pop_first())? else {
-            return Ok(false);
-        };
+        // In Kafka the row is still in the buffer while it is emitted, so that who reads this table meanwhile sees what was before it.
+        let stays = context.semantics() == Semantics::Kafka43;
+        let first = context.with_buffer(store, |buffer| match stays {
+            true => Ok(buffer.first()),
+            false => Ok(buffer.pop_first()?.map(|(_, key, change)| (key, change))),
+        })?;
+        let Some((key, change)) = first else { return Ok(false) };
+        let result = self.emit(context, &key, change);
+        if stays {
+            context.with_buffer(store, |buffer| buffer.pop_first())?;
+        }
+        result.map(|()| true)
+    }
+
+    fn emit(&self, context: NodeContext<'_>, key: &[u8], change: BufferedChange) -> Result<()> {
         // Downstream of a final result there is nothing to delete.
         if change.new.is_none() && self.parts.window.is_some() {
-            return Ok(true);
+            return Ok(());
         }
         let record = AnyRecord::change(
-            Some(self.parts.key_serde.deserialize(&key)?),
+            Some(self.parts.key_serde.deserialize(key)?),
             change.new,
             // The old value of the last change held, as Kafka has it, though downstream may never have seen it.
             change.old,
@@ -267,7 +279,7 @@ impl SuppressProcessor {
         let current = context.task().replace_record_context(change.context);
         let result = context.forward(record);
         context.task().replace_record_context(current);
-        result.map(|()| true)
+        result
     }
 }
 

@@ -196,6 +196,11 @@ impl ChangeBuffer for SuppressBuffer {
         Some(row.change.prior.clone().map(|value| ValueAndTimestamp { value, timestamp: -1 }))
     }
 
+    fn first(&self) -> Option<(ByteKey, BufferedChange)> {
+        let ((_, key), row) = self.rows.first_key_value()?;
+        Some((key.clone(), row.change.clone()))
+    }
+
     fn pop_first(&mut self) -> Result<Option<(Timestamp, ByteKey, BufferedChange)>> {
         let Some((time, key)) = self.rows.keys().next().cloned() else { return Ok(None) };
         if self.logging {

@@ -300,6 +300,8 @@ pub trait ChangeBuffer: StateStore {
     fn put(&mut self, time: Timestamp, key: ByteKey, change: BufferedChange) -> Result<()>;
     /// The value of a key before its first buffered change: `Some(prior)` when the key is buffered.
     fn prior_value(&mut self, key: &[u8]) -> Option<Option<ValueAndTimestamp>>;
+    /// The oldest row.
+    fn first(&self) -> Option<(ByteKey, BufferedChange)>;
     /// Removes and returns the oldest row.
     fn pop_first(&mut self) -> Result<Option<(Timestamp, ByteKey, BufferedChange)>>;
     /// The smallest buffer time, `i64::MAX` when empty.
