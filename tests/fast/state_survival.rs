@@ -135,8 +135,7 @@ impl App {
         let (mut thread, status) = self.thread();
         self.run(&mut thread).unwrap();
         thread.close().unwrap();
-        let restored = status.lock().unwrap().restored;
-        restored
+        status.lock().unwrap().restored
     }
 
     /// Every count of every key once, in order.

@@ -103,7 +103,7 @@ fn a_topology_is_drawn() {
 /// Writes clicks into the log of a data directory.
 fn click(directory: &Path, from: i64, count: i64) {
     std::fs::create_dir_all(directory.join("data")).unwrap();
-    let log = EmbeddedLog::open(&directory.join("data/log.sqlite")).unwrap();
+    let log = EmbeddedLog::open(directory.join("data/log.sqlite")).unwrap();
     let topic = |name: &str| NewTopic {
         name: name.into(),
         partitions: 2,
@@ -129,7 +129,7 @@ fn click(directory: &Path, from: i64, count: i64) {
 
 /// The newest result of each page.
 fn pages(directory: &Path) -> BTreeMap<String, i64> {
-    let log = EmbeddedLog::open(&directory.join("data/log.sqlite")).unwrap();
+    let log = EmbeddedLog::open(directory.join("data/log.sqlite")).unwrap();
     let config = ConsumerConfig { read_committed: true, ..ConsumerConfig::default() };
     let mut consumer = log.consumer(&config).unwrap();
     consumer.assign(&[0, 1].map(|p| (TopicPartition::new("pages", p), Some(0)))).unwrap();
