@@ -21,7 +21,6 @@ use super::{
 };
 use crate::streams::{
     client::{ClientSupplier, OffsetAndMetadata},
-    config::Semantics,
     error::{Result, StreamsError},
     record::{ConsumerRecord, Timestamp, TopicPartition},
     state::{Backend, CacheOptions, SavedOffsets, StoreEnvironment, TaskDb},
@@ -189,11 +188,7 @@ impl TaskManager {
         let subtopology = &topology.subtopologies[id.subtopology];
         let db = task_files::open(&self.options, id)?;
         let config = &self.options.config;
-        // Kafka keeps flushed entries readable in the cache, which changes results; ours are in the store's own memory.
-        let cache = CacheOptions {
-            max_bytes: config.buffer_bytes_max / 4,
-            keep_clean: config.semantics == Semantics::Kafka43,
-        };
+        let cache = CacheOptions::new(config.buffer_bytes_max / 4, config.semantics);
         let environment = StoreEnvironment { cache: Some(cache), db: db.clone() };
         let mut stores = Vec::new();
         for store in &subtopology.stores {

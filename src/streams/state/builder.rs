@@ -16,6 +16,7 @@ use super::{
     window::WindowTable,
 };
 use crate::streams::{
+    config::Semantics,
     error::{Result, StreamsError},
     serdes::AnySerde,
 };
@@ -27,6 +28,13 @@ pub struct CacheOptions {
     pub max_bytes: usize,
     /// Whether flushed entries stay readable, as in Kafka Streams, even when the store below has expired them.
     pub keep_clean: bool,
+}
+
+impl CacheOptions {
+    /// A cache of this size. Kafka keeps flushed entries readable in it, which changes results; ours are in the store's own memory.
+    pub fn new(max_bytes: usize, semantics: Semantics) -> Self {
+        Self { max_bytes, keep_clean: semantics == Semantics::Kafka43 }
+    }
 }
 
 /// What the task gives a store besides its description. The default is Kafka Streams': a cache of 10 MiB.

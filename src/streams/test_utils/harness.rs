@@ -15,13 +15,17 @@ use super::{
 };
 use crate::streams::{
     client::partition_for_key,
+    config::Semantics,
     error::{Result, StreamsError},
     processor::{DropReason, ErrorHandlers, ErrorResponse, StoreId},
     record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
     runtime::{GlobalStores, StreamTask, TaskId, TaskOptions, read_control_record},
-    state::{Store, StoreEnvironment},
+    state::{CacheOptions, Store, StoreEnvironment},
     topology::Topology,
 };
+
+/// Kafka Streams' default record cache.
+const CACHE_BYTES: usize = 10 * 1024 * 1024;
 
 pub(super) struct Harness {
     pub(super) topology: Arc<Topology>,
@@ -65,7 +69,7 @@ impl Harness {
         task_options.globals = Arc::new(globals);
         let mut tasks = Vec::new();
         for plan in layout.tasks(&topology) {
-            let stores = build_stores(&topology, &plan)?;
+            let stores = build_stores(&topology, &plan, task_options.config.semantics)?;
             tasks.push(make_task(plan, stores, &task_options)?);
         }
         let mut global_task = None;
@@ -295,12 +299,17 @@ impl Harness {
 }
 
 /// The stores of a task. Caches are flushed in the order stores were first used by a processor, not in the order they were added.
-pub(super) fn build_stores(topology: &Topology, plan: &TaskPlan) -> Result<Vec<(StoreId, Store)>> {
+pub(super) fn build_stores(
+    topology: &Topology,
+    plan: &TaskPlan,
+    semantics: Semantics,
+) -> Result<Vec<(StoreId, Store)>> {
+    let environment = StoreEnvironment { cache: Some(CacheOptions::new(CACHE_BYTES, semantics)), db: None };
     let mut stores: Vec<(StoreId, Store)> = Vec::new();
     for id in plan.nodes.iter().flat_map(|node| &topology.nodes[*node].stores) {
         let spec = &topology.stores[id.0];
         if !spec.global && !stores.iter().any(|(known, _)| known == id) {
-            stores.push((*id, spec.builder.build(&StoreEnvironment::default())?));
+            stores.push((*id, spec.builder.build(&environment)?));
         }
     }
     Ok(stores)

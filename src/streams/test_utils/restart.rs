@@ -25,7 +25,7 @@ impl Harness {
             }
             let committed = old.committable_offsets();
             old.close();
-            let mut stores = build_stores(&self.topology, &plan)?;
+            let mut stores = build_stores(&self.topology, &plan, self.options.config.semantics)?;
             for (id, store) in &mut stores {
                 let name = &self.topology.stores[id.0].builder.name;
                 let restored = self.restored(name, plan.id.partition);
