@@ -59,6 +59,8 @@ impl Fuzzer {
                 other => other.to_string(),
             };
             match parameter["in"].as_str().expect("a place") {
+                // An empty segment would be another path, which no operation describes.
+                "path" if text.is_empty() => path = path.replace(&format!("{{{name}}}"), "-"),
                 "path" => path = path.replace(&format!("{{{name}}}"), &escaped(&text)),
                 "query" => query.push(format!("{name}={}", escaped(&text))),
                 // What no header may hold never leaves a client.

@@ -46,9 +46,12 @@ async fn requests_made_from_the_description_never_break_the_deployed_service() {
             );
         }
     }
-    for success in ["POST /api/coupon 201", "POST /api/coupon/{couponId}/issue 201", "GET /api/coupon 200"] {
+    for success in ["POST /api/coupon 201", "GET /api/coupon 200"] {
         assert!(fuzzer.seen.contains_key(success), "no {success}: {:#?}", fuzzer.seen);
     }
+    // By which of its names does not matter.
+    let issued = |seen: &String| seen.contains("/{couponId}/issue") && seen.ends_with(" 201");
+    assert!(fuzzer.seen.keys().any(issued), "nothing was issued: {:#?}", fuzzer.seen);
     redis_holds_known_campaigns_only(&deployment).await;
 }
 

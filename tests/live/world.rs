@@ -91,8 +91,8 @@ impl World {
 
     fn of(mut deployment: Deployment, redis: Option<PrivateRedis>) -> Self {
         deployment.set("SLUICE__LEDGER__ACQUIRE_TIMEOUT_MS", 500);
-        deployment.set("SLUICE__LEDGER__STATEMENT_TIMEOUT_MS", 700);
-        deployment.set("SLUICE__GATE__PENDING_TIMEOUT_MS", 3_000);
+        deployment.set("SLUICE__LEDGER__STATEMENT_TIMEOUT_MS", 2_000);
+        deployment.set("SLUICE__GATE__PENDING_TIMEOUT_MS", 7_000);
         deployment.set("SLUICE__GATE__SWEEP_INTERVAL_MS", 50);
         deployment.set("SLUICE__COUPON__DUPLICATE_WAIT_MS", 100);
         deployment.set("SLUICE__REDIS__TIMEOUT_MS", 500);
