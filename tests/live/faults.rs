@@ -38,14 +38,19 @@ struct Scene {
     processes: [Process; 2],
     urls: Vec<String>,
     coupon: i64,
+    users: i64,
 }
 
 impl Scene {
     async fn in_world(world: World) -> Self {
+        Self::of(world, SEATS, USERS).await
+    }
+
+    async fn of(world: World, seats: i64, users: i64) -> Self {
         let processes = world.two_processes().await;
-        let coupon = world.deployment.open_campaign(&processes[0], SEATS as u64).await;
+        let coupon = world.deployment.open_campaign(&processes[0], seats as u64).await;
         let urls = urls(&processes);
-        Self { world: Arc::new(world), processes, urls, coupon }
+        Self { world: Arc::new(world), processes, urls, coupon, users }
     }
 
     async fn new() -> Option<Self> {
@@ -53,7 +58,7 @@ impl Scene {
     }
 
     async fn rush(&self, fault: impl Future<Output = ()>) {
-        self.world.rush(&self.urls, self.coupon, 1..=USERS, fault).await;
+        self.world.rush(&self.urls, self.coupon, 1..=self.users, fault).await;
     }
 
     async fn judge(self, seats: i64, freed: usize) {
@@ -168,14 +173,16 @@ async fn postgres_stopped_and_started() {
     else {
         return;
     };
-    let scene = Scene::in_world(World::on(services, own).await).await;
+    // So many that they are still at it when Postgres has stopped, which takes as long as a few hundred of them.
+    let seats = 20 * SEATS;
+    let scene = Scene::of(World::on(services, own).await, seats, seats + 100).await;
     let outage = async {
         tokio::task::block_in_place(|| scene.world.deployment.services.act("postgres", "stop"));
         scene.until_felt(8).await;
         tokio::task::block_in_place(|| scene.world.deployment.services.act("postgres", "start"));
     };
     scene.rush(outage).await;
-    scene.judge(SEATS, 0).await;
+    scene.judge(seats, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
