@@ -4,10 +4,13 @@
 //! configuration is exit code 2 and changes nothing; a command that could not do its work, or whose verdict is no,
 //! is exit code 1.
 
+mod dlq;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::dlq::{DlqCommand, DlqRedriveArgs, DlqShowArgs, LetterFilter};
 use crate::{
     config::ConfigError,
     coupon::{
@@ -67,6 +70,9 @@ pub enum Command {
     /// Look at events the log refused for good, and have them sent again.
     #[command(subcommand)]
     Outbox(OutboxCommand),
+    /// Look at records that could not be processed, and send them back.
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Create or check the topics of the service.
     #[command(subcommand)]
     Topics(TopicsCommand),

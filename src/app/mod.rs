@@ -7,6 +7,7 @@
 mod audit;
 mod bench;
 mod demo;
+mod dlq;
 mod parts;
 mod serve;
 mod streams;
@@ -72,6 +73,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Audit(args) => block_on(audit::audit(config, args)),
         Command::Reconcile(args) => block_on(audit::reconcile(config, args)),
         Command::Outbox(command) => block_on(audit::outbox(config, command)),
+        // On a runtime, as above.
+        Command::Dlq(command) => block_on(async move { dlq::run(&config, command) }),
         Command::Topics(command) => check_topics(&config, command),
         Command::Config(ConfigCommand::Check) => {
             println!("the configuration is valid");

@@ -15,6 +15,12 @@ pub type Timestamp = i64;
 /// A key or value travelling between nodes. Shared, never changed in place.
 pub type AnyValue = Arc<dyn Any + Send + Sync>;
 
+/// Header of a record that was a dead letter and is sent again: where it was read before, `topic-partition@offset`.
+pub const REDRIVEN_FROM: &str = "__sluice.redriven.from";
+
+/// Header of such a record: how often it was tried before.
+pub const REDRIVE_ATTEMPTS: &str = "__sluice.redriven.attempts";
+
 /// One header: a name and optional bytes. Names may repeat; order is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {

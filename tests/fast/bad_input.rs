@@ -4,23 +4,16 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use serde_json::{Value, json};
 
-fn sluice() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    // Settings of whoever runs the tests must not reach what is tested.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SLUICE_")) {
-        command.env_remove(name);
-    }
-    command
-}
+use crate::binary;
 
 /// The program ends with 2 and its message holds every part.
 fn check_refused(args: &[&str], settings: &[(&str, &str)], parts: &[&str]) {
-    let output = sluice().args(args).envs(settings.iter().copied()).output().expect("the binary starts");
+    let output = binary::sluice(args).envs(settings.iter().copied()).output().expect("the binary starts");
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{args:?} {settings:?}: {message}");
     for part in parts {
@@ -107,8 +100,7 @@ struct Server {
 impl Server {
     fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut child = sluice()
-            .args(["serve", "--roles", "api"])
+        let mut child = binary::sluice(&["serve", "--roles", "api"])
             .env("SLUICE__HTTP__LISTEN", "127.0.0.1:0")
             .env("SLUICE__DATA_DIR", directory.path())
             .stdout(Stdio::piped())

@@ -9,17 +9,14 @@ use std::{
 
 use serde_json::Value;
 
+use crate::binary;
+
 /// Issues: a few windows of every coupon that matters, in a few seconds of a debug build.
 const RECORDS: &str = "20000";
 
 fn sluice(directory: &Path, guarantee: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    // Settings of whoever runs the tests must not reach what is tested.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SLUICE_")) {
-        command.env_remove(name);
-    }
+    let mut command = binary::sluice(args);
     command
-        .args(args)
         .env("SLUICE__DATA_DIR", directory)
         .env("SLUICE__STREAMS__PROCESSING_GUARANTEE", guarantee)
         .env("SLUICE__TELEMETRY__LOG", "warn");

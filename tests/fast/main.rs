@@ -4,6 +4,9 @@
 mod alerts;
 mod bad_input;
 mod bench;
+#[path = "../common/binary.rs"]
+mod binary;
+mod dead_letters;
 mod documents;
 mod driver_partitions;
 mod dsl_corrections;

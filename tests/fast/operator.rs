@@ -1,20 +1,18 @@
 //! What an operator asks from the command line, by the real binary on a real ledger: exit codes and words.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::ledger::{
-    ledger_contract::{self, Fixture, context, order},
-    sqlite_at,
+use crate::{
+    binary,
+    ledger::{
+        ledger_contract::{self, Fixture, context, order},
+        sqlite_at,
+    },
 };
 
 fn sluice(f: &Fixture, directory: &std::path::Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SLUICE_")) {
-        command.env_remove(name);
-    }
     assert!(!f.ledger.db().is_postgres());
-    command
-        .args(args)
+    binary::sluice(args)
         .env("SLUICE__DATA_DIR", directory)
         .env("SLUICE__LEDGER__URL", format!("sqlite://{}/ledger.db", directory.display()))
         .output()

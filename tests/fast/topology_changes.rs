@@ -9,11 +9,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use sluice::streams::{
     client::{ClientSupplier, ConsumerConfig, NewTopic, ProducerConfig, embedded::EmbeddedLog},
     record::{Headers, ProducerRecord, TopicPartition},
 };
+
+use crate::binary;
 
 const FILE: &str = r#"version = 1
 app = "clicks"
@@ -31,11 +34,8 @@ to       = { topic = "pages", key = "page" }
 "#;
 
 fn sluice(directory: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SLUICE_")) {
-        command.env_remove(name);
-    }
-    command.args(args).current_dir(directory).env("SLUICE__DATA_DIR", "data");
+    let mut command = binary::sluice(args);
+    command.current_dir(directory).env("SLUICE__DATA_DIR", "data");
     command
 }
 
@@ -321,4 +321,54 @@ async fn a_server_takes_changed_files_and_says_why_not() {
     assert!(status == 409 && has_class(&refused["changes"], "needs-state-version"), "{refused}");
     assert_eq!(reload("/api/streams/reload?dryrun=1").await.0, 400);
     assert_eq!(server.sink().await, "pages", "what runs goes on");
+}
+
+/// Killed somewhere between the signal and the end of a rebuild, again and again, with more clicks each time: the totals are those of the
+/// input, and the newest file runs in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_moment_of_a_rebuild_loses_and_repeats_nothing() {
+    const ROUNDS: u64 = 8;
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let version = |version: u64| {
+        let counted = if version.is_multiple_of(2) { "count(user)" } else { "count(*)" };
+        let text = FILE.replace("count(*)", counted);
+        text.replace("from     = \"clicks\"", &format!("from     = \"clicks\"\nstate_version = {version}"))
+    };
+    write(at, "clicks.toml", &version(1));
+    click(at, 0, 3_000);
+    let mut clicked = 3_000;
+    let seed: u64 =
+        std::env::var("SLUICE_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    eprintln!("SLUICE_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    for round in 1..=ROUNDS {
+        let server = Server::start(at);
+        write(at, "clicks.toml", &version(round + 1));
+        let hangup = Command::new("kill").args(["-HUP", &server.child.id().to_string()]).status().unwrap();
+        assert!(hangup.success());
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..1_500))).await;
+        drop(server);
+        // Input that the next life finds, while it builds anew.
+        click(at, clicked, 1_000);
+        clicked += 1_000;
+    }
+    let server = Server::start(at);
+    let expected: BTreeMap<String, i64> = (0..3)
+        .map(|page| (format!("p{page}"), (0..clicked + 3).filter(|n| n % 3 == page).count() as i64))
+        .collect();
+    server
+        .until("the newest file runs", async || {
+            let (_, list) = server.call(reqwest::Method::GET, "/api/streams/topologies", "t0ken").await;
+            let nodes = list["items"][0]["plan"]["nodes"].as_array().unwrap();
+            let pages = nodes.iter().find(|node| node["name"] == "pages").unwrap();
+            pages["state"]["stateVersion"] == ROUNDS + 1 && list["items"][0]["state"] == "Running"
+        })
+        .await;
+    drop(server);
+    run_to_end(at, &[]);
+    // One click more of each page: what the state of now counts, not what was written before.
+    click(at, clicked, 3);
+    run_to_end(at, &[]);
+    assert_eq!(pages(at), expected);
 }

@@ -38,6 +38,7 @@ mod poison;
 mod private_redis;
 mod proxy;
 mod reload;
+mod reset;
 mod runner;
 mod services;
 mod spine;

@@ -11,9 +11,8 @@ use super::Events;
 use crate::{
     cli::{BenchCheckArgs, Workload},
     streams::{
-        client::{ClientSupplier, ConsumerConfig, OffsetReset},
+        client::{ClientSupplier, read_topic},
         error::{Result, StreamsError},
-        record::TopicPartition,
     },
 };
 
@@ -99,40 +98,13 @@ impl Found {
 
 /// Reads what is committed of a topic; returns how many records that is.
 fn read(log: &dyn ClientSupplier, topic: &str, mut take: impl FnMut(&Value)) -> Result<u64> {
-    let description = log.admin()?.describe(&[topic.to_owned()])?;
-    let Some(description) = description.get(topic) else {
+    if log.admin()?.describe(&[topic.to_owned()])?.is_empty() {
         return Err(StreamsError::Fatal(format!("there is no topic {topic}: run the workload first")));
-    };
-    let mut consumer = log.consumer(&ConsumerConfig {
-        read_committed: true,
-        offset_reset: OffsetReset::Earliest,
-        max_poll_records: 10_000,
-        ..ConsumerConfig::default()
-    })?;
-    let mut ends = HashMap::new();
-    let mut assigned = Vec::new();
-    for partition in 0..description.partitions {
-        let partition = TopicPartition::new(topic, partition);
-        let (first, end) = consumer.watermarks(&partition)?;
-        ends.insert(partition.clone(), end);
-        assigned.push((partition, Some(first)));
     }
-    consumer.assign(&assigned)?;
-    let mut count = 0;
-    loop {
-        for record in consumer.poll(std::time::Duration::from_millis(100))?.records {
-            let value: Value = serde_json::from_slice(record.value.as_deref().unwrap_or_default())
-                .map_err(|error| StreamsError::Fatal(format!("{topic} at {}: {error}", record.offset)))?;
-            take(&value);
-            count += 1;
-        }
-        let mut done = true;
-        for (partition, end) in &ends {
-            done &= consumer.position(partition)?.is_some_and(|position| position >= *end);
-        }
-        if done {
-            consumer.close();
-            return Ok(count);
-        }
-    }
+    read_topic(log, topic, |record| {
+        let value: Value = serde_json::from_slice(record.value.as_deref().unwrap_or_default())
+            .map_err(|error| StreamsError::Fatal(format!("{topic} at {}: {error}", record.offset)))?;
+        take(&value);
+        Ok(())
+    })
 }

@@ -4,7 +4,8 @@
 //! else is refused before anything is touched. Absent with the state directory: then nothing is known and nothing is refused.
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
@@ -51,8 +52,12 @@ pub fn write(state_dir: &Path, application: &str, noted: &Noted<'_>) -> io::Resu
         std::fs::create_dir_all(folder)?;
     }
     let new = path.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec(noted)?)?;
-    std::fs::rename(new, path)
+    let mut file = File::create(&new)?;
+    file.write_all(&serde_json::to_vec(noted)?)?;
+    // A machine that stops must not leave the new name with nothing behind it: nothing would be compared then.
+    file.sync_all()?;
+    std::fs::rename(&new, &path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 fn path(state_dir: &Path, application: &str) -> PathBuf {

@@ -91,6 +91,15 @@ impl Application {
         *self = Self { past, ..Self::new(file, shared) };
     }
 
+    /// Notes that this is what the state belongs to from now on.
+    pub(super) fn note(&self, shared: &Shared) {
+        let application_id = self.streams.application_id();
+        let noted = accepted::Noted { plan: &self.plan, text: &self.text };
+        if let Err(error) = accepted::write(&shared.runtime.state_dir, application_id, &noted) {
+            tracing::warn!(application_id, %error, "what runs cannot be noted in streams.state_dir");
+        }
+    }
+
     /// Starts it and notes what runs. An error is kept for `/readyz`, told once, and returned.
     pub(super) fn start(&mut self, shared: &Shared) -> Result<(), StreamsError> {
         let application_id = self.streams.application_id().to_owned();
@@ -98,10 +107,7 @@ impl Application {
             Ok(()) => {
                 self.start_error = None;
                 tracing::info!(application_id, "the topology starts");
-                let noted = accepted::Noted { plan: &self.plan, text: &self.text };
-                if let Err(error) = accepted::write(&shared.runtime.state_dir, &application_id, &noted) {
-                    tracing::warn!(application_id, %error, "what runs cannot be noted in streams.state_dir");
-                }
+                self.note(shared);
                 Ok(())
             }
             Err(error) => {
@@ -168,10 +174,14 @@ impl Application {
                 match progress.total {
                     0 => Err("waiting for its partitions".into()),
                     total => Err(format!(
-                        "restoring {} stores: {} of {total} records ({} %)",
+                        "restoring {} stores: {} of {total} records ({} %{})",
                         progress.stores,
                         progress.restored,
-                        progress.restored * 100 / total
+                        progress.restored * 100 / total,
+                        match progress.remaining() {
+                            Some(left) => format!(", {} s left", left.as_secs() + 1),
+                            None => String::new(),
+                        }
                     )),
                 }
             }

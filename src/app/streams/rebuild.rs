@@ -139,6 +139,9 @@ impl Applications {
         }
         let former = stores(app);
         app.replace(file, &self.shared);
+        // Before it commits anything: who dies now goes on with the new state, which is complete, and never with the old one, which
+        // would miss what the new one has read.
+        app.note(&self.shared);
         reload::start_again(app, &self.shared, &self.changed)?;
         // What the old version kept is of no further use: it would be stale.
         let application = app.streams.application_id();

@@ -199,6 +199,8 @@ impl Applications {
         forget_former_lives(app, &file, &self.shared)?;
         create_internal_topics(&file.topology, &plan, self.shared.runtime.replication_factor, &*admin)?;
         app.replace(file, &self.shared);
+        // Before it commits anything, so that nobody goes on with the old topology where the new one stopped.
+        app.note(&self.shared);
         start_again(app, &self.shared, &self.changed)?;
         Ok(Exchanged { paused: began.elapsed(), from })
     }

@@ -1,17 +1,14 @@
 //! Reads the topics of the service from the first record to the last stable one, as any third party could.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use crate::coupon::clock::UtcMicros;
 use crate::streams::{
-    client::{ClientSupplier, ConsumerConfig},
-    error::{Result, StreamsError},
-    record::{ConsumerRecord, TopicPartition},
+    client::{self, ClientSupplier},
+    error::Result,
+    record::ConsumerRecord,
 };
 
 pub(super) const TOPIC_ISSUED: &str = "coupon-issued";
@@ -25,9 +22,6 @@ const TOPICS_OF_WINDOWS: [&str; 2] = [TOPIC_MINUTE, TOPIC_DAY];
 const TOPIC_TOTALS: &str = "coupon-totals";
 const TOPIC_COMMANDS: &str = "coupon-notification-commands";
 const TOPICS_OF_DEAD_LETTERS: [&str; 2] = ["coupon-issued-dlq", "coupon-used-dlq"];
-
-/// How long the log may be silent before its end is reached.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// An event as the log has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -167,54 +161,10 @@ fn parse<T: for<'de> Deserialize<'de>>(record: &ConsumerRecord, unreadable: &mut
 
 /// Every committed record of a topic, in order within each partition; none when there is no such topic.
 pub fn read_topic(supplier: &dyn ClientSupplier, topic: &str) -> Result<Vec<ConsumerRecord>> {
-    let admin = supplier.admin()?;
-    let described = admin.describe(&[topic.to_owned()])?;
-    let Some(description) = described.get(topic) else { return Ok(Vec::new()) };
-    let config = ConsumerConfig { read_committed: true, ..ConsumerConfig::default() };
-    let mut consumer = supplier.consumer(&config)?;
-    let mut ends = HashMap::new();
-    let mut assignment = Vec::new();
-    for partition in 0..description.partitions {
-        let partition = TopicPartition::new(topic, partition);
-        let (first, end) = consumer.watermarks(&partition)?;
-        if first < end {
-            ends.insert(partition.clone(), end);
-            assignment.push((partition, Some(first)));
-        }
-    }
-    consumer.assign(&assignment)?;
     let mut records = Vec::new();
-    let mut silent_since = std::time::Instant::now();
-    while !ends.is_empty() {
-        let polled = consumer.poll(Duration::from_millis(100))?;
-        if !polled.records.is_empty() {
-            silent_since = std::time::Instant::now();
-        }
-        for record in polled.records {
-            // A partition that was read to its end as it was at the beginning is done; what came since is newer.
-            let partition = TopicPartition::new(record.topic.clone(), record.partition);
-            if ends.get(&partition).is_some_and(|end| record.offset < *end) {
-                records.push(record);
-            }
-        }
-        // The position steps over markers of transactions, which never arrive as records.
-        let reached: Vec<TopicPartition> = ends
-            .iter()
-            .filter_map(|(partition, end)| match consumer.position(partition) {
-                Ok(Some(position)) if position >= *end => Some(partition.clone()),
-                _ => None,
-            })
-            .collect();
-        for partition in reached {
-            ends.remove(&partition);
-        }
-        if silent_since.elapsed() > SILENCE_MAX {
-            return Err(StreamsError::Retriable(format!(
-                "{topic}: no records for {} s",
-                SILENCE_MAX.as_secs()
-            )));
-        }
-    }
-    consumer.close();
+    client::read_topic(supplier, topic, |record| {
+        records.push(record);
+        Ok(())
+    })?;
     Ok(records)
 }

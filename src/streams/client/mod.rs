@@ -21,10 +21,12 @@
 pub mod embedded;
 pub mod kafka;
 mod partitioner;
+mod read;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 pub use partitioner::{murmur2, partition_for_key};
+pub use read::{read_partitions, read_topic};
 
 use super::{
     error::Result,

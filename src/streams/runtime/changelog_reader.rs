@@ -33,10 +33,21 @@ struct Restoring {
 pub struct RestoreProgress {
     /// Stores still restoring.
     pub stores: usize,
-    /// Records replayed of those.
+    /// Records replayed since restoring began, those of finished stores included.
     pub restored: i64,
     /// Records to replay in all.
     pub total: i64,
+    /// How long it has been going on; zero when nothing is restored.
+    pub elapsed: Duration,
+}
+
+impl RestoreProgress {
+    /// How long the rest takes at the pace so far; `None` while there is no pace yet.
+    pub fn remaining(&self) -> Option<Duration> {
+        let left = u32::try_from(self.total - self.restored).ok()?;
+        let pace = self.elapsed.checked_div(u32::try_from(self.restored).ok()?)?;
+        pace.checked_mul(left)
+    }
 }
 
 pub(super) struct ChangelogReader {
@@ -46,6 +57,10 @@ pub(super) struct ChangelogReader {
     ends: Option<Box<dyn Consumer>>,
     restoring: BTreeMap<TopicPartition, Restoring>,
     assigned: bool,
+    /// When the first of what is restoring was registered.
+    began: Instant,
+    /// Records of stores that are finished since then.
+    finished: i64,
     last_report: Instant,
 }
 
@@ -57,6 +72,8 @@ impl ChangelogReader {
             ends: None,
             restoring: BTreeMap::new(),
             assigned: false,
+            began: Instant::now(),
+            finished: 0,
             last_report: Instant::now(),
         }
     }
@@ -96,6 +113,9 @@ impl ChangelogReader {
         }
         if start >= end {
             return Ok(());
+        }
+        if self.restoring.is_empty() {
+            (self.began, self.finished) = (Instant::now(), 0);
         }
         let name = name.to_owned();
         self.restoring
@@ -140,10 +160,14 @@ impl ChangelogReader {
     }
 
     pub fn progress(&self) -> RestoreProgress {
+        if self.restoring.is_empty() {
+            return RestoreProgress::default();
+        }
         RestoreProgress {
             stores: self.restoring.len(),
-            restored: self.restoring.values().map(|r| r.position - r.start).sum(),
-            total: self.restoring.values().map(|r| r.end - r.start).sum(),
+            restored: self.finished + self.restoring.values().map(|r| r.position - r.start).sum::<i64>(),
+            total: self.finished + self.restoring.values().map(|r| r.end - r.start).sum::<i64>(),
+            elapsed: self.began.elapsed(),
         }
     }
 
@@ -203,8 +227,8 @@ impl ChangelogReader {
                 done.push(partition.clone());
             }
         }
-        for partition in &done {
-            self.restoring.remove(partition);
+        for restoring in done.iter().filter_map(|partition| self.restoring.remove(partition)) {
+            self.finished += restoring.end - restoring.start;
         }
         if !done.is_empty() {
             self.assigned = false;
@@ -224,8 +248,24 @@ impl ChangelogReader {
                 stores = progress.stores,
                 restored = progress.restored,
                 total = progress.total,
+                seconds_left = progress.remaining().map(|left| left.as_secs()),
                 "restoring state"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_takes_as_long_as_what_is_done() {
+        let progress =
+            |restored| RestoreProgress { stores: 1, restored, total: 100, elapsed: Duration::from_secs(10) };
+        assert_eq!(progress(25).remaining(), Some(Duration::from_secs(30)));
+        assert_eq!(progress(100).remaining(), Some(Duration::ZERO));
+        assert_eq!(progress(0).remaining(), None);
+        assert_eq!(RestoreProgress::default().remaining(), None);
     }
 }

@@ -250,6 +250,7 @@ impl KafkaStreams {
             stores: sum.stores + status.restoring.stores,
             restored: sum.restored + status.restoring.restored,
             total: sum.total + status.restoring.total,
+            elapsed: sum.elapsed.max(status.restoring.elapsed),
         })
     }
 

@@ -22,7 +22,9 @@ use crate::streams::{
         AnyProcessor, ClockId, DropReason, ErrorHandlers, ErrorResponse, FlushConverter, NodeContext, NodeId,
         ProductionResponse, PunctuationType, ScheduleId, StoreId, TaskContext,
     },
-    record::{AnyRecord, ConsumerRecord, Headers, ProducerRecord, RecordContext, Timestamp},
+    record::{
+        AnyRecord, ConsumerRecord, Headers, ProducerRecord, REDRIVE_ATTEMPTS, RecordContext, Timestamp,
+    },
     state::{ChangelogRecord, StateStore, Store, StoreBuilder},
     topology::{BadRecordPolicy, DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology},
 };
@@ -623,7 +625,7 @@ fn dead_letter(
         // Beyond Kafka's headers, for sources with a dead-letter topic of their own.
         add("node", node.to_owned());
         add("timestamp", context.timestamp.to_string());
-        add("attempts", "1".to_owned());
+        add("attempts", (attempts_before(&context.headers) + 1).to_string());
     }
     ProducerRecord {
         topic: topic.clone(),
@@ -634,6 +636,12 @@ fn dead_letter(
         timestamp: (context.timestamp >= 0).then_some(context.timestamp),
         headers,
     }
+}
+
+/// How often a record was tried before it was sent again; 0 for one that never failed.
+fn attempts_before(headers: &Headers) -> u32 {
+    let header = headers.last(REDRIVE_ATTEMPTS).and_then(|header| header.value.as_deref());
+    header.and_then(|value| std::str::from_utf8(value).ok()?.parse().ok()).unwrap_or(0)
 }
 
 fn policy_response(policy: &BadRecordPolicy) -> ErrorResponse {
