@@ -378,9 +378,20 @@ impl Db {
                 if to_write { writer } else { readers }.acquire().await.map(Inner::Sqlite)
             }
         };
-        connection
-            .map(|inner| Connection { inner, lost: false })
-            .map_err(|error| DbError::Unavailable(error.to_string()))
+        connection.map(|inner| Connection { inner, lost: false }).map_err(|error| {
+            let never = match &error {
+                sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) => true,
+                // How rustls refuses a certificate; nothing else says so while connecting.
+                sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+                _ => false,
+            };
+            // Waiting helps against a server that is away, not against one that is not trusted.
+            if never {
+                DbError::Refused(format!("no connection can be made: {error}"))
+            } else {
+                DbError::Unavailable(error.to_string())
+            }
+        })
     }
 
     /// Closes every connection; running transactions finish first.
@@ -550,6 +561,11 @@ pub struct Tx {
 }
 
 impl Tx {
+    /// The first for Postgres, the second for SQLite.
+    pub fn pick<T>(&self, postgres: T, sqlite: T) -> T {
+        if matches!(self.connection.inner, Inner::Postgres(_)) { postgres } else { sqlite }
+    }
+
     /// Runs a query and returns its rows. Every error means that the transaction will not commit.
     pub async fn fetch(&mut self, sql: &'static str, params: &[Param<'_>]) -> DbResult<Vec<Row>> {
         self.connection.fetch(sql, params, self.statement_timeout).await

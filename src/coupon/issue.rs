@@ -141,8 +141,10 @@ impl CouponService {
                 Admission::Duplicate { pending, seat } => (pending, seat.epoch),
             };
             // The ledger is read after the gate: a confirmed seat has a row by now.
-            let held = self.ledger.user_coupon_of(id, user, self.clock.now());
-            match Box::pin(self.timed(Dependency::Ledger, "user_coupon_of", held)).await {
+            let Ok(held) = self.holders.look(id, user).await else {
+                return Admitted::refused(Refusal::Overloaded { retry_after_s: 1 });
+            };
+            match held {
                 Ok(Some(stored)) => {
                     let first_call = Box::pin(self.replay("issue", fingerprint, context)).await;
                     let existing = Box::new(stored.shown);
@@ -161,7 +163,7 @@ impl CouponService {
                     return Admitted::refused(Refusal::SeatReleased { dependency: Dependency::Gate });
                 }
                 Ok(None) => {}
-                Err(error) => return Admitted::refused(self.refuse_ledger("user_coupon_of", &error)),
+                Err(error) => return Admitted::refused(self.refuse_ledger("holders", &error)),
             }
             if tokio::time::Instant::now() >= deadline {
                 return Admitted::refused(Refusal::OutcomeUnknown { dependency: Dependency::Ledger });

@@ -14,7 +14,7 @@ use super::{
     error::{Dependency, Outcome, Refusal},
     gate::Gate,
     ids::UserId,
-    ledger::{IssuanceQueue, Ledger},
+    ledger::{HolderQueue, IssuanceQueue, Ledger},
     metrics::CouponMetrics,
     model::Cursor,
     rebuild::Rebuilds,
@@ -32,7 +32,8 @@ pub struct CouponConfig {
     pub unknown_ttl: std::time::Duration,
     /// How long a concurrent duplicate waits for the first call's answer.
     pub duplicate_wait: std::time::Duration,
-    /// Most issues waiting for a ledger transaction; one more is refused as overload.
+    /// Most issues waiting for a ledger transaction, and most duplicates waiting to be told what they hold; one more is
+    /// refused as overload.
     pub issue_queue_max: usize,
     /// How long an idempotency key is kept.
     pub idempotency_ttl: std::time::Duration,
@@ -169,6 +170,8 @@ pub struct Shared {
     pub(super) snapshots: Snapshots,
     /// Issues on their way into a shared ledger transaction.
     pub(super) issuances: IssuanceQueue,
+    /// Looks at what users hold, on their way into a shared query.
+    pub(super) holders: HolderQueue,
     /// Seats whose row is committed and which the gate is to be told of.
     pub(super) confirmer: Confirmer,
     /// Rebuilds of the gate under way in this process.
@@ -196,6 +199,7 @@ impl CouponService {
                 clock.clone(),
                 metrics.clone(),
             ),
+            holders: HolderQueue::new(ledger.clone(), config.issue_queue_max, clock.clone(), metrics.clone()),
             confirmer: Confirmer::start(gate.clone(), metrics.clone()),
             snapshots: Snapshots::new(&config),
             rebuilds: Rebuilds::default(),

@@ -11,19 +11,20 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::{
     ApiState,
     admin::Admin,
     error::Problem,
-    extract::{Caller, Id, JsonBody, ListQuery, given, present},
+    extract::{Caller, Id, IdempotencyHeader, JsonBody, given, present},
+    list::{ListQuery, Page, PageParams},
 };
 use crate::coupon::{
     clock::UtcMicros,
     error::Outcome,
     ids::{CouponId, UserId},
-    model::{Coupon, CouponStatus, Page, Stock, UserCoupon},
+    model::{Coupon, CouponStatus, Stock, UserCoupon},
     service::{CreateCoupon, PatchCoupon},
 };
 
@@ -116,30 +117,6 @@ pub struct IssueRequest {
     user_id: UserId,
 }
 
-/// One page of campaigns.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct CouponPage {
-    /// Newest first.
-    items: Vec<Coupon>,
-    /// Give this as `cursor` for the next page; null on the last.
-    next_cursor: Option<String>,
-}
-
-/// Filter and page of a list of campaigns.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[allow(dead_code, reason = "describes the query for OpenAPI; `ListQuery` reads it")]
-pub struct CouponListParams {
-    /// Only campaigns of this status.
-    status: Option<CouponStatus>,
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
-    /// Entries per page, 1 to 100.
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: Option<u32>,
-}
-
 /// Create a campaign, in DRAFT.
 #[utoipa::path(
     post, path = "/api/coupon", operation_id = "createCoupon", tag = "coupon", request_body = CreateCouponRequest,
@@ -173,25 +150,21 @@ pub async fn create(
 
 /// List campaigns, newest first.
 #[utoipa::path(
-    get, path = "/api/coupon", operation_id = "listCoupons", tag = "coupon", params(CouponListParams),
-    responses((status = 200, description = "A page", body = CouponPage))
+    get, path = "/api/coupon", operation_id = "listCoupons", tag = "coupon", params(("status" = Option<CouponStatus>, Query, description = "Only campaigns of this status"), PageParams),
+    responses((status = 200, description = "A page", body = Page<Coupon>))
 )]
 pub async fn list(
     State(state): State<Arc<ApiState>>,
     query: ListQuery<CouponStatus>,
-) -> Result<Json<CouponPage>, Problem> {
-    let Page { items, next_cursor } = state.service.coupons(query.status, query.page).await?;
-    Ok(Json(CouponPage { items, next_cursor: next_cursor.map(|cursor| cursor.to_string()) }))
+) -> Result<Json<Page<Coupon>>, Problem> {
+    Ok(Json(state.service.coupons(query.status, query.page).await?.into()))
 }
 
 /// Read a campaign.
 #[utoipa::path(
     get, path = "/api/coupon/{couponId}", operation_id = "getCoupon", tag = "coupon",
     params(("couponId" = i64, Path, minimum = 1)),
-    responses(
-        (status = 200, description = "The campaign", body = Coupon),
-        (status = 404, description = "CP001 coupon not found", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, description = "The campaign", body = Coupon))
 )]
 pub async fn get(
     State(state): State<Arc<ApiState>>,
@@ -206,7 +179,6 @@ pub async fn get(
     params(("couponId" = i64, Path, minimum = 1)), request_body = PatchCouponRequest, security(("admin" = [])),
     responses(
         (status = 200, description = "The campaign as it is now", body = Coupon),
-        (status = 404, description = "CP001 coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "CP012 invalid campaign, for example fewer seats than issued", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -233,7 +205,6 @@ pub async fn patch(
     params(("couponId" = i64, Path, minimum = 1)), security(("admin" = [])),
     responses(
         (status = 200, description = "Open", body = Coupon),
-        (status = 404, description = "CP001 coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "CP014 illegal transition", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -251,7 +222,6 @@ pub async fn open(
     params(("couponId" = i64, Path, minimum = 1)), security(("admin" = [])),
     responses(
         (status = 200, description = "Paused", body = Coupon),
-        (status = 404, description = "CP001 coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "CP014 illegal transition", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -269,7 +239,6 @@ pub async fn pause(
     params(("couponId" = i64, Path, minimum = 1)), security(("admin" = [])),
     responses(
         (status = 200, description = "Closed", body = Coupon),
-        (status = 404, description = "CP001 coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "CP014 illegal transition", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -285,10 +254,7 @@ pub async fn close(
 #[utoipa::path(
     get, path = "/api/coupon/{couponId}/stock", operation_id = "getStock", tag = "coupon",
     params(("couponId" = i64, Path, minimum = 1)),
-    responses(
-        (status = 200, description = "The stock", body = Stock),
-        (status = 404, description = "CP001 coupon not found", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, description = "The stock", body = Stock))
 )]
 pub async fn stock(
     State(state): State<Arc<ApiState>>,
@@ -303,15 +269,11 @@ pub async fn stock(
 /// `Idempotency-Key` as the first call, 200 with the same body. After 503 CP010 send the same request again.
 #[utoipa::path(
     post, path = "/api/coupon/{couponId}/issue-redis", operation_id = "issueCoupon", tag = "coupon",
-    params(
-        ("couponId" = i64, Path, minimum = 1),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Makes a repeat answer like the first call; kept 24 hours"),
-    ),
+    params(("couponId" = i64, Path, minimum = 1), IdempotencyHeader),
     request_body = IssueRequest,
     responses(
         (status = 201, description = "Issued", body = UserCoupon, headers(("Location" = String, description = "Where it is"))),
         (status = 200, description = "Issued by an earlier call with this Idempotency-Key", body = UserCoupon, headers(("Idempotency-Replayed" = String, description = "`true`"))),
-        (status = 404, description = "CP001 coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "CP002 ended; CP005 sold out; CP007 already issued (with `existing`); CP011 not open yet (with `openAt`, Retry-After); CP013 paused", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "CP015 idempotency key reused with another body", body = Problem, content_type = "application/problem+json"),
     )

@@ -8,18 +8,16 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    extract::{FromRequest, FromRequestParts, Path, Request},
     http::{HeaderMap, HeaderName, request::Parts},
 };
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use utoipa::IntoParams;
 
 use super::{ApiState, edge::RequestId, error::Problem};
-use crate::coupon::{
-    model::{Cursor, PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX},
-    service::{IdempotencyKey, PageRequest, RequestContext},
-};
+use crate::coupon::service::{IdempotencyKey, RequestContext};
 
 /// The id in the path.
 pub struct Id<T>(pub T);
@@ -121,6 +119,16 @@ impl FromRequestParts<Arc<ApiState>> for Caller {
     }
 }
 
+/// The header, as the OpenAPI document shows it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "describes the header for OpenAPI; `Caller` reads it")]
+pub struct IdempotencyHeader {
+    /// Makes a repeat answer like the first call; kept 24 hours
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 255)]
+    idempotency_key: Option<String>,
+}
+
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
@@ -132,48 +140,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Proble
     let text =
         key.to_str().map_err(|_| Problem::malformed("Idempotency-Key has visible ASCII characters only"))?;
     IdempotencyKey::parse(text).map(Some).map_err(Problem::malformed)
-}
-
-/// Filter and page of a list: `?status=&cursor=&limit=`.
-pub struct ListQuery<S> {
-    /// Only entries of this status.
-    pub status: Option<S>,
-    /// Which page.
-    pub page: PageRequest,
-}
-
-#[derive(Deserialize)]
-struct RawListQuery {
-    status: Option<String>,
-    cursor: Option<String>,
-    limit: Option<String>,
-}
-
-impl<S: std::str::FromStr<Err = String>> FromRequestParts<Arc<ApiState>> for ListQuery<S> {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<ApiState>) -> Result<Self, Problem> {
-        let Query(raw) = Query::<RawListQuery>::from_request_parts(parts, state)
-            .await
-            .map_err(|error| Problem::malformed(format!("query: {}", error.body_text())))?;
-        // An empty parameter (`?status=`) is one that is left out.
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let status = given(raw.status)
-            .map(|text| text.parse::<S>().map_err(|error| Problem::malformed(format!("status: {error}"))))
-            .transpose()?;
-        let cursor =
-            given(raw.cursor).map(|text| text.parse::<Cursor>().map_err(Problem::malformed)).transpose()?;
-        let limit = given(raw.limit)
-            .map(|text| {
-                text.parse::<usize>().ok().filter(|limit| (1..=PAGE_LIMIT_MAX).contains(limit)).ok_or_else(|| {
-                    Problem::malformed(format!(
-                        "limit must be a whole number from 1 to {PAGE_LIMIT_MAX} (default {PAGE_LIMIT_DEFAULT})"
-                    ))
-                })
-            })
-            .transpose()?;
-        Ok(Self { status, page: PageRequest { cursor, limit } })
-    }
 }
 
 /// Tells a field that is `null` (`Some(None)`) from one that is left out (`None`, by `default`).

@@ -1,7 +1,7 @@
 //! The API: parse, one call into the domain, answer.
 //!
 //! A request goes down: `server` (connections) -> `edge` (id, admission, time, metrics) -> a handler in [`coupons`],
-//! [`user_coupons`], [`streams`] or [`ops`], whose arguments are made by `extract` and `admin` -> one `coupon::` method -> `error`
+//! [`user_coupons`], [`streams`] or [`ops`], whose arguments are made by `extract`, `list` and `admin` -> one `coupon::` method -> `error`
 //! (the only table from outcomes to statuses). Nothing here knows Redis, SQL or Kafka.
 
 pub mod admin;
@@ -10,6 +10,7 @@ pub mod coupons;
 mod edge;
 pub mod error;
 mod extract;
+mod list;
 mod metrics;
 pub mod openapi;
 pub mod ops;

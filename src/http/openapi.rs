@@ -116,6 +116,11 @@ fn add_shared_errors(path: &str, operation: &mut Operation) {
             "CP009 nothing done, CP010 outcome unknown: repeating the same request is safe; `dependency` says which one",
         );
     }
+    if path.contains("{couponId}") {
+        add(404, "CP001 coupon not found");
+    } else if path.contains("{userCouponId}") {
+        add(404, "CP006 user coupon not found");
+    }
     add(500, "A fault in the server, logged under the request id");
     if operation.request_body.is_some() {
         let responses = &mut operation.responses.responses;

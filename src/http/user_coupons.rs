@@ -10,20 +10,21 @@ use axum::{
     http::HeaderValue,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::{
     ApiState,
     admin::Admin,
     coupons::IDEMPOTENCY_REPLAYED,
     error::Problem,
-    extract::{Caller, Id, JsonBody, ListQuery, amount, order_id, reason},
+    extract::{Caller, Id, IdempotencyHeader, JsonBody, amount, order_id, reason},
+    list::{ListQuery, Page, PageParams},
 };
 use crate::coupon::{
     error::Outcome,
     ids::{UserCouponId, UserId},
-    model::{Page, UserCoupon, UserCouponStatus},
+    model::{UserCoupon, UserCouponStatus},
     service::{CancelUse, UseCoupon},
 };
 
@@ -70,38 +71,11 @@ pub struct RevokeRequest {
     reason: String,
 }
 
-/// One page of a user's coupons.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct UserCouponPage {
-    /// Newest first.
-    items: Vec<UserCoupon>,
-    /// Give this as `cursor` for the next page; null on the last.
-    next_cursor: Option<String>,
-}
-
-/// Filter and page of a user's coupons.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Query)]
-#[allow(dead_code, reason = "describes the query for OpenAPI; `ListQuery` reads it")]
-pub struct UserCouponListParams {
-    /// Only user coupons of this status.
-    status: Option<UserCouponStatus>,
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
-    /// Entries per page, 1 to 100.
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: Option<u32>,
-}
-
 /// Read a user coupon.
 #[utoipa::path(
     get, path = "/api/user-coupons/{userCouponId}", operation_id = "getUserCoupon", tag = "user-coupon",
     params(("userCouponId" = i64, Path, minimum = 1)),
-    responses(
-        (status = 200, description = "The user coupon", body = UserCoupon),
-        (status = 404, description = "CP006 user coupon not found", body = Problem, content_type = "application/problem+json"),
-    )
+    responses((status = 200, description = "The user coupon", body = UserCoupon))
 )]
 pub async fn get(
     State(state): State<Arc<ApiState>>,
@@ -113,26 +87,23 @@ pub async fn get(
 /// List a user's coupons, newest first.
 #[utoipa::path(
     get, path = "/api/coupon/user/{userId}", operation_id = "listUserCoupons", tag = "user-coupon",
-    params(("userId" = i64, Path, minimum = 1), UserCouponListParams),
-    responses((status = 200, description = "A page; empty for a user without coupons", body = UserCouponPage))
+    params(("userId" = i64, Path, minimum = 1), ("status" = Option<UserCouponStatus>, Query, description = "Only user coupons of this status"), PageParams),
+    responses((status = 200, description = "A page; empty for a user without coupons", body = Page<UserCoupon>))
 )]
 pub async fn list_by_user(
     State(state): State<Arc<ApiState>>,
     Id(user): Id<UserId>,
     query: ListQuery<UserCouponStatus>,
-) -> Result<Json<UserCouponPage>, Problem> {
-    let Page { items, next_cursor } = state.service.user_coupons(user, query.status, query.page).await?;
-    Ok(Json(UserCouponPage { items, next_cursor: next_cursor.map(|cursor| cursor.to_string()) }))
+) -> Result<Json<Page<UserCoupon>>, Problem> {
+    Ok(Json(state.service.user_coupons(user, query.status, query.page).await?.into()))
 }
 
 /// Use a user coupon for an order. The same order again is the same 200.
 #[utoipa::path(
     post, path = "/api/user-coupons/{userCouponId}/use", operation_id = "useUserCoupon", tag = "user-coupon",
-    params(("userCouponId" = i64, Path, minimum = 1),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Makes a repeat answer like the first call; kept 24 hours")), request_body = UseRequest,
+    params(("userCouponId" = i64, Path, minimum = 1), IdempotencyHeader), request_body = UseRequest,
     responses(
         (status = 200, description = "Used, with discountAmount", body = UserCoupon, headers(("Idempotency-Replayed" = String, description = "`true` when an earlier call with this Idempotency-Key did it"))),
-        (status = 404, description = "CP006 user coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "CP002 ended or expired; CP003 already used for another order; CP011 not valid yet", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "CP004 minimum order not met; CP015 idempotency key reused", body = Problem, content_type = "application/problem+json"),
     )
@@ -151,11 +122,9 @@ pub async fn redeem(
 /// Take a use back. The same order again is the same 200.
 #[utoipa::path(
     post, path = "/api/user-coupons/{userCouponId}/cancel-use", operation_id = "cancelUse", tag = "user-coupon",
-    params(("userCouponId" = i64, Path, minimum = 1),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Makes a repeat answer like the first call; kept 24 hours")), request_body = CancelUseRequest,
+    params(("userCouponId" = i64, Path, minimum = 1), IdempotencyHeader), request_body = CancelUseRequest,
     responses(
         (status = 200, description = "Active again", body = UserCoupon, headers(("Idempotency-Replayed" = String, description = "`true` when an earlier call with this Idempotency-Key did it"))),
-        (status = 404, description = "CP006 user coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "CP003 used for another order; CP014 not used", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "CP015 idempotency key reused", body = Problem, content_type = "application/problem+json"),
     )
@@ -173,11 +142,9 @@ pub async fn cancel_use(
 /// Take a user coupon away for good. The seat is not given to anybody else.
 #[utoipa::path(
     post, path = "/api/user-coupons/{userCouponId}/revoke", operation_id = "revokeUserCoupon", tag = "user-coupon",
-    params(("userCouponId" = i64, Path, minimum = 1),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "Makes a repeat answer like the first call; kept 24 hours")), request_body = RevokeRequest, security(("admin" = [])),
+    params(("userCouponId" = i64, Path, minimum = 1), IdempotencyHeader), request_body = RevokeRequest, security(("admin" = [])),
     responses(
         (status = 200, description = "Revoked", body = UserCoupon, headers(("Idempotency-Replayed" = String, description = "`true` when an earlier call with this Idempotency-Key did it"))),
-        (status = 404, description = "CP006 user coupon not found", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "CP014 illegal transition", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "CP015 idempotency key reused", body = Problem, content_type = "application/problem+json"),
     )

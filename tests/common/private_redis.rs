@@ -1,6 +1,7 @@
 //! A Redis of a test's own, for tests that flush, stop, freeze or misconfigure it.
 
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,15 @@ impl PrivateRedis {
     pub fn replica(&self) -> Self {
         let replica = Self::start_with(&["--replicaof", &format!("127.0.0.1 {}", self.port)]);
         replica.expect("a service that was there a moment ago")
+    }
+
+    /// A server that also speaks TLS, on the port given beside it, with the certificate and key of these files.
+    pub fn start_tls(certificate: &Path, key: &Path) -> Option<(Self, u16)> {
+        let port = free_port();
+        let [certificate, key] = [certificate, key].map(|file| file.display().to_string());
+        let (tls_port, files) = (port.to_string(), ["--tls-cert-file", &certificate, "--tls-key-file", &key]);
+        let options = [&["--tls-port", &tls_port, "--tls-auth-clients", "no"], &files[..]].concat();
+        Some((Self::start_with(&options)?, port))
     }
 
     fn start_with(options: &[&str]) -> Option<Self> {

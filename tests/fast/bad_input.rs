@@ -2,14 +2,9 @@
 //!
 //! Always true: a mistake in the configuration stops the program before anything starts, and all of them are reported.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Stdio},
-};
-
 use serde_json::{Value, json};
 
-use crate::binary;
+use crate::{binary, server::Server};
 
 /// The program ends with 2 and its message holds every part.
 fn check_refused(args: &[&str], settings: &[(&str, &str)], parts: &[&str]) {
@@ -88,46 +83,10 @@ select = { id = "idd + 1" }
     );
 }
 
-/// A server on embedded parts, killed on drop.
-struct Server {
-    child: Child,
-    url: String,
-    // Held open: a program whose output nobody takes would fail at its next line.
-    _output: BufReader<std::process::ChildStdout>,
-    _directory: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut child = binary::sluice(&["serve", "--roles", "api"])
-            .env("SLUICE__HTTP__LISTEN", "127.0.0.1:0")
-            .env("SLUICE__DATA_DIR", directory.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        let mut output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        while !line.contains("listens on ") {
-            line.clear();
-            assert_ne!(output.read_line(&mut line).expect("text"), 0, "it ended before it listened");
-        }
-        let url = line.split_once("listens on ").expect("just seen").1.trim().to_owned();
-        Self { child, url, _output: output, _directory: directory }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_refused_with_a_problem_that_names_the_mistake() {
-    let server = Server::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(binary::sluice(&["serve", "--roles", "api"]).current_dir(directory.path()));
     let http = reqwest::Client::new();
     let post = async |path: &str, body: Vec<u8>| {
         let request =

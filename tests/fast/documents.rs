@@ -1,52 +1,12 @@
 //! The documents are true: every request in docs/api.md is sent to a real `sluice serve`, in order, and answered as it says.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::{binary, server::Server};
+
 const API: &str = include_str!("../../docs/api.md");
-
-/// A process of the real binary on embedded parts, in a directory of its own.
-struct Server {
-    child: Child,
-    url: String,
-    _output: BufReader<std::process::ChildStdout>,
-    _directory: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sluice"))
-            .arg("serve")
-            .current_dir(directory.path())
-            .env("SLUICE__HTTP__LISTEN", "127.0.0.1:0")
-            .env("SLUICE__ADMIN__TOKEN", "change-me")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        let mut output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        while !line.contains("listens on ") {
-            line.clear();
-            assert_ne!(output.read_line(&mut line).expect("text"), 0, "it ended before it listened");
-        }
-        let url = line.split_once("listens on ").expect("just seen").1.trim().to_owned();
-        Self { child, url, _output: output, _directory: directory }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// A message as it is written in the document.
 struct Message<'a> {
@@ -103,7 +63,10 @@ fn differs(written: &Value, real: &Value, place: &str) -> Option<String> {
 
 #[tokio::test]
 async fn every_request_of_the_api_document_is_answered_as_it_says() {
-    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    let mut serve = binary::sluice(&["serve"]);
+    serve.current_dir(directory.path()).env("SLUICE__ADMIN__TOKEN", "change-me");
+    let server = Server::start(&mut serve);
     let http = reqwest::Client::new();
     // Ready is what the document's own request for it finds; topologies need a moment.
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -20,6 +20,8 @@ mod http;
 mod ledger;
 mod operator;
 mod rebalancing;
+#[path = "../common/server.rs"]
+mod server;
 mod state_survival;
 mod streams_runtime;
 mod topologies;

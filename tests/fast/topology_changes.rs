@@ -2,9 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output},
     time::{Duration, Instant},
 };
 
@@ -16,7 +15,7 @@ use sluice::streams::{
     record::{Headers, ProducerRecord, TopicPartition},
 };
 
-use crate::binary;
+use crate::{binary, server::Server};
 
 const FILE: &str = r#"version = 1
 app = "clicks"
@@ -216,36 +215,19 @@ fn a_reset_looks_first_and_then_begins_anew() {
     assert_eq!(pages(at), all, "counted anew, not on top of what was");
 }
 
-/// A server that runs `clicks.toml`, killed on drop.
-struct Server {
-    child: Child,
-    url: String,
-    _output: BufReader<std::process::ChildStdout>,
-}
+/// A server that runs `clicks.toml`.
+struct Clicks(Server);
 
-impl Server {
+impl Clicks {
     fn start(directory: &Path) -> Self {
-        let mut child = sluice(directory, &["serve", "--roles", "streams"])
-            .env("SLUICE__HTTP__LISTEN", "127.0.0.1:0")
-            .env("SLUICE__ADMIN__TOKEN", "t0ken")
-            .env("SLUICE__STREAMS__TOPOLOGIES", "clicks.toml")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
-        let mut output = BufReader::new(child.stdout.take().expect("piped"));
-        let mut line = String::new();
-        while !line.contains("listens on ") {
-            line.clear();
-            assert_ne!(output.read_line(&mut line).expect("text"), 0, "it ended before it listened");
-        }
-        let url = line.split_once("listens on ").expect("just seen").1.trim().to_owned();
-        Self { child, url, _output: output }
+        let mut command = sluice(directory, &["serve", "--roles", "streams"]);
+        command.env("SLUICE__ADMIN__TOKEN", "t0ken").env("SLUICE__STREAMS__TOPOLOGIES", "clicks.toml");
+        Self(Server::start(&mut command))
     }
 
     async fn call(&self, method: reqwest::Method, path: &str, token: &str) -> (u16, Value) {
         let request =
-            reqwest::Client::new().request(method, format!("{}{path}", self.url)).bearer_auth(token);
+            reqwest::Client::new().request(method, format!("{}{path}", self.0.url)).bearer_auth(token);
         let response = request.send().await.expect("an answer");
         (
             response.status().as_u16(),
@@ -269,20 +251,13 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_takes_changed_files_and_says_why_not() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     write(at, "clicks.toml", FILE);
     click(at, 0, 10);
-    let server = Server::start(at);
+    let server = Clicks::start(at);
     let reload = async |path: &str| server.call(reqwest::Method::POST, path, "t0ken").await;
     server
         .until("it runs", async || {
@@ -300,7 +275,7 @@ async fn a_server_takes_changed_files_and_says_why_not() {
     assert_eq!((status, &looked["progress"]), (200, &json!("compared")), "{looked}");
     assert_eq!(server.sink().await, "pages");
     let (code, out, err) =
-        run(at, &["topology", "diff", "--server", &server.url, "--token", "t0ken", "clicks.toml"]);
+        run(at, &["topology", "diff", "--server", &server.0.url, "--token", "t0ken", "clicks.toml"]);
     assert!(code == 0 && out.contains("pages: to.topic: pages -> pages2"), "{out}{err}");
     let (status, applied) = reload("/api/streams/reload").await;
     assert!(status == 200 || status == 202, "{applied}");
@@ -309,7 +284,7 @@ async fn a_server_takes_changed_files_and_says_why_not() {
 
     // By signal.
     write(at, "clicks.toml", FILE);
-    let kill = Command::new("kill").args(["-HUP", &server.child.id().to_string()]).status().unwrap();
+    let kill = Command::new("kill").args(["-HUP", &server.0.process_id().to_string()]).status().unwrap();
     assert!(kill.success());
     server.until("the old plan runs again", async || server.sink().await == "pages").await;
 
@@ -343,9 +318,10 @@ async fn a_kill_at_any_moment_of_a_rebuild_loses_and_repeats_nothing() {
     eprintln!("SLUICE_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     for round in 1..=ROUNDS {
-        let server = Server::start(at);
+        let server = Clicks::start(at);
         write(at, "clicks.toml", &version(round + 1));
-        let hangup = Command::new("kill").args(["-HUP", &server.child.id().to_string()]).status().unwrap();
+        let hangup =
+            Command::new("kill").args(["-HUP", &server.0.process_id().to_string()]).status().unwrap();
         assert!(hangup.success());
         tokio::time::sleep(Duration::from_millis(random.random_range(0..1_500))).await;
         drop(server);
@@ -353,7 +329,7 @@ async fn a_kill_at_any_moment_of_a_rebuild_loses_and_repeats_nothing() {
         click(at, clicked, 1_000);
         clicked += 1_000;
     }
-    let server = Server::start(at);
+    let server = Clicks::start(at);
     let expected: BTreeMap<String, i64> = (0..3)
         .map(|page| (format!("p{page}"), (0..clicked + 3).filter(|n| n % 3 == page).count() as i64))
         .collect();

@@ -68,8 +68,7 @@ async fn killed_at(name: &str) {
     dies_in_a_rush(&world, name, at_the_last_seat, last_seat).await;
 
     let clean = world.deployment.start("service", ROLES, &[]).await;
-    let campaign = |coupon| Campaign { coupon, seats: SEATS, freed: 0 };
-    world.judge([clean], &[campaign(rushed), campaign(last_seat)]).await;
+    world.judge([clean], &[Campaign::of(rushed, SEATS), Campaign::of(last_seat, SEATS)]).await;
 }
 
 /// Starts a process that is to die at the failure point and lets everybody ask, again and again, until it has died.

@@ -117,6 +117,17 @@ impl Deployment {
         process
     }
 
+    /// Starts `sluice serve`, which must give up by itself; what it said.
+    pub async fn refuses_to_start(&self, name: &str, settings: &[(&str, &str)]) -> String {
+        let mut process = self.spawn(name, "api", settings);
+        let ended = eventually(Duration::from_secs(60), || {
+            let ended = process.has_died().then_some(());
+            async move { ended }
+        });
+        assert!(ended.await.is_some(), "{name} did not give up:\n{}", process.log_tail());
+        process.log()
+    }
+
     fn spawn(&self, name: &str, roles: &str, settings: &[(&str, &str)]) -> Process {
         let listen = format!("127.0.0.1:{}", free_port());
         let mut command = self.command(name);

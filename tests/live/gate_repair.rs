@@ -1,8 +1,8 @@
 //! The coupon service over a Redis that is flushed, restarted, set back or rebuilt by somebody else, in the middle of
-//! a rush of two processes' worth of requests. Afterwards, once quiet, gate and ledger must agree.
+//! a rush of two processes' worth of requests. Afterwards, once quiet, gate and ledger must agree and all invariants hold.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
@@ -17,9 +17,15 @@ use sluice::coupon::ledger::Ledger;
 use sluice::coupon::service::{CouponConfig, CouponService, CreateCoupon, RequestContext};
 use sluice::coupon::sweeper::Sweeper;
 
+use crate::invariants::Campaign;
 use crate::private_redis::PrivateRedis;
+use crate::told::{Asked, Told};
+use crate::verdict;
 
 const LEASE: Duration = Duration::from_millis(400);
+
+/// How many of a rush ask at once: as many seats may be pending, and forgotten with everything else.
+const AT_ONCE: usize = 32;
 
 /// Two services, as two processes would have them: each its own connections, one ledger, one Redis.
 struct Setting {
@@ -27,6 +33,8 @@ struct Setting {
     ledger: Ledger,
     redis: PrivateRedis,
     coupon: CouponId,
+    /// What everybody was told so far.
+    told: Mutex<Vec<Told>>,
     _directory: tempfile::TempDir,
 }
 
@@ -65,13 +73,15 @@ impl Setting {
         };
         let coupon = services[0].create(campaign).await.done().unwrap().coupon_id;
         services[0].open(coupon).await.done().unwrap();
-        Some(Self { services, ledger, redis, coupon, _directory: directory })
+        Some(Self { services, ledger, redis, coupon, told: Mutex::default(), _directory: directory })
     }
 
     async fn issue(&self, service: usize, id: i64) -> Result<i64, Refusal> {
         let user = UserId::new(id).unwrap();
-        let issued = self.services[service].issue(self.coupon, user, &RequestContext::default()).await.done();
-        issued.map(|row| row.slot_no)
+        let asked = Asked::now(self.coupon.get(), id);
+        let issued = self.services[service].issue(self.coupon, user, &RequestContext::default()).await;
+        self.told.lock().unwrap().push(verdict::told(asked, &issued));
+        issued.done().map(|row| row.slot_no)
     }
 
     /// `users` come, half of them to each service, thirty-two at a time; `fault` strikes when a third are through.
@@ -80,7 +90,7 @@ impl Setting {
         let (third, mut struck) = (users.start + (users.end - users.start) / 3, false);
         let mut told_yes = Vec::new();
         let ids: Vec<i64> = users.collect();
-        for crowd in ids.chunks(32) {
+        for crowd in ids.chunks(AT_ONCE) {
             let answers = join_all(crowd.iter().map(|&id| self.issue((id % 2) as usize, id)));
             let strikes = !struck && crowd[0] >= third;
             let (answers, ()) = futures::join!(answers, async {
@@ -128,8 +138,9 @@ impl Setting {
         }
     }
 
-    /// What must hold after every fault: nobody told yes lacks a row, and the last seat can be had, not one more.
-    async fn check(&self, limit: i64, told_yes: &[i64]) {
+    /// What must hold after every fault: nobody told yes lacks a row, the last seat can be had, not one more, and all
+    /// invariants hold. So many seats came back while the crowd was there.
+    async fn check(&self, limit: i64, told_yes: &[i64], freed: usize) {
         self.quiet().await;
         let holders: BTreeSet<i64> =
             self.ledger.members(self.coupon).await.unwrap().iter().map(|member| member.user.get()).collect();
@@ -146,6 +157,9 @@ impl Setting {
         let rows = self.ledger.members(self.coupon).await.unwrap().len() as i64;
         assert_eq!((holders.len() as i64 + more, rows), (limit, limit), "every seat is issued, none twice");
         self.quiet().await;
+        let told = self.told.lock().unwrap().clone();
+        let campaign = Campaign { coupon: self.coupon.get(), seats: limit, freed, rebuilt: true };
+        verdict::holds(&self.services[0], &told, &[campaign]).await;
     }
 
     async fn redis(&self, words: &[&str]) -> ::redis::Value {
@@ -175,14 +189,14 @@ async fn a_rush_over_a_quiet_redis_is_exact() {
     let Some(setting) = Setting::new(200).await else { return };
     let told_yes = setting.rush(1..600, async |_| {}).await;
     assert_eq!(told_yes.len(), 200);
-    setting.check(200, &told_yes).await;
+    setting.check(200, &told_yes, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flush_in_the_middle_of_a_rush_costs_nobody_a_coupon_and_issues_none_too_many() {
     let Some(setting) = Setting::new(300).await else { return };
     let told_yes = setting.rush(1..500, async |s| drop(s.redis(&["FLUSHALL"]).await)).await;
-    setting.check(300, &told_yes).await;
+    setting.check(300, &told_yes, AT_ONCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -207,7 +221,7 @@ async fn a_promoted_replica_that_missed_writes_is_caught_by_the_ledger() {
         s.redis(&command).await;
     };
     told_yes.extend(setting.rush(60..400, set_back).await);
-    setting.check(300, &told_yes).await;
+    setting.check(300, &told_yes, AT_ONCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -225,7 +239,8 @@ async fn a_key_deleted_from_outside_is_noticed_and_rebuilt() {
         setting.redis(&["DEL", &setting.key(word)]).await;
         let broken = gate.stock(setting.coupon).await.unwrap();
         assert_eq!(broken.state, GateState::NotReady, "{word}: {broken:?}");
-        setting.check(40, &told_yes).await;
+        // The dead issue's seat.
+        setting.check(40, &told_yes, 1).await;
     }
 }
 
@@ -242,7 +257,7 @@ async fn a_redis_that_restarts_empty_is_rebuilt() {
         );
     }
     setting.redis.restart();
-    setting.check(100, &told_yes).await;
+    setting.check(100, &told_yes, AT_ONCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -272,6 +287,7 @@ async fn anothers_rebuild_is_waited_for_and_an_abandoned_one_taken_over() {
     setting.quiet().await;
     assert!(epoch().await > before, "taken over");
     assert_eq!(setting.issue(1, 3).await, Ok(3));
+    setting.check(100, &[1, 2, 3], 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,7 +304,7 @@ async fn two_services_that_find_redis_flushed_at_once_end_with_one_working_gate(
         let state = setting.services[0].gate().stock(setting.coupon).await.unwrap().state;
         assert_eq!(state, GateState::Open, "round {round}: {one:?} {two:?}");
     }
-    setting.check(50, &told_yes).await;
+    setting.check(50, &told_yes, 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -305,5 +321,5 @@ async fn a_limit_lowered_and_raised_in_the_middle_of_a_rush_is_kept() {
     assert_eq!(stands.max_issue_count, 150, "two thirds of the crowd were still to come");
     assert!(told_yes.len() <= 150, "{} were told yes", told_yes.len());
     told_yes.extend(setting.rush(200..700, async |s| drop(limit(s, 260).await)).await);
-    setting.check(260, &told_yes).await;
+    setting.check(260, &told_yes, 260 - 150).await;
 }

@@ -4,7 +4,7 @@ mod faults;
 #[path = "../common/ledger_contract.rs"]
 pub mod ledger_contract;
 #[path = "../common/relay_contract.rs"]
-mod relay_contract;
+pub mod relay_contract;
 
 use ledger_contract::Fixture;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};

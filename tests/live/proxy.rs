@@ -19,8 +19,8 @@ pub struct Proxy {
     pub port: u16,
     /// Where new connections are carried to.
     server: Mutex<String>,
-    /// Cut when the server says this.
-    armed: Mutex<Option<&'static str>>,
+    /// Cut when the server says this, and perhaps let nobody in from then on.
+    armed: Mutex<Option<(&'static str, bool)>>,
     /// Let nobody in.
     closed: AtomicBool,
     cut: Notify,
@@ -95,12 +95,15 @@ impl Proxy {
     /// Does the server say the armed word (a command's tag ends with a zero byte)?
     fn is_cut_by(&self, words: &[u8]) -> bool {
         let mut armed = self.armed.lock().unwrap();
-        let Some(word) = *armed else { return false };
+        let Some((word, closes)) = *armed else { return false };
         let tag = [word.as_bytes(), b"\0"].concat();
         if !words.windows(tag.len()).any(|window| window == tag) {
             return false;
         }
         *armed = None;
+        if closes {
+            self.closed.store(true, Ordering::SeqCst);
+        }
         self.cuts.fetch_add(1, Ordering::SeqCst);
         self.cut.notify_waiters();
         true
@@ -108,7 +111,12 @@ impl Proxy {
 
     /// Cuts everybody when the server says this the next time.
     pub fn arm(&self, word: &'static str) {
-        *self.armed.lock().unwrap() = Some(word);
+        *self.armed.lock().unwrap() = Some((word, false));
+    }
+
+    /// Cuts everybody when the server says this the next time, and lets nobody in from that moment on.
+    pub fn arm_to_close(&self, word: &'static str) {
+        *self.armed.lock().unwrap() = Some((word, true));
     }
 
     /// Cuts everybody off and lets nobody in, or lets them in again.

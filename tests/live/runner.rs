@@ -58,7 +58,7 @@ async fn statistics_and_relay_die_at_every_place_on_kafka() {
         }
     }
     let statistics = world.deployment.start("statistics", "streams", &[]).await;
-    world.judge([api], &[Campaign { coupon, seats: SEATS, freed: 0 }]).await;
+    world.judge([api], &[Campaign::of(coupon, SEATS)]).await;
     drop((statistics, relay));
     // Everything is there, sound and stopped: what a verifier can be tried on.
     crate::corruptions::are_found_as_what_they_are(&world.deployment, coupon).await;

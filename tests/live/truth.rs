@@ -68,8 +68,14 @@ pub async fn answers_agree(deployment: &Deployment, coupon: i64, answers: &[Answ
     }
 }
 
-/// Gate members = ledger rows, user by user.
-pub async fn gate_agrees(deployment: &Deployment, coupon: i64) {
+/// Who has a row, and who has a seat at the gate.
+pub async fn rows_and_members(deployment: &Deployment, coupon: i64) -> (BTreeSet<i64>, BTreeSet<i64>) {
+    // The rows first: whoever has one then must be at the gate, while a member may still be on the way to a row.
+    let rows = sqlx::query_scalar::<_, i64>("select user_id from user_coupons where coupon_id = $1")
+        .bind(coupon)
+        .fetch_all(&deployment.ledger().await)
+        .await
+        .expect("the ledger answers");
     let client = redis::Client::open(deployment.services.redis.as_str()).expect("an address");
     let mut connection = client.get_multiplexed_async_connection().await.expect("Redis answers");
     let members: Vec<i64> = redis::cmd("ZRANGE")
@@ -79,15 +85,12 @@ pub async fn gate_agrees(deployment: &Deployment, coupon: i64) {
         .query_async(&mut connection)
         .await
         .expect("the gate's members");
-    let members: BTreeSet<i64> = members.into_iter().collect();
-    let rows: BTreeSet<i64> =
-        sqlx::query_scalar::<_, i64>("select user_id from user_coupons where coupon_id = $1")
-            .bind(coupon)
-            .fetch_all(&deployment.ledger().await)
-            .await
-            .expect("the ledger answers")
-            .into_iter()
-            .collect();
+    (rows.into_iter().collect(), members.into_iter().collect())
+}
+
+/// Gate members = ledger rows, user by user.
+pub async fn gate_agrees(deployment: &Deployment, coupon: i64) {
+    let (rows, members) = rows_and_members(deployment, coupon).await;
     assert!(
         members == rows,
         "gate has {} members, ledger {} rows; only in the gate: {:?}, only in the ledger: {:?}",

@@ -15,54 +15,22 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use sluice::coupon::clock::Clock;
 
 use crate::{
     deployment::{Deployment, Process},
     private_redis::PrivateRedis,
     services::Services,
+    told::{Asked, Told},
 };
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(90);
-
-/// One answer to one request, with the times between which it was given (since the world began).
-#[derive(Clone, Debug)]
-pub struct Told {
-    pub coupon: i64,
-    pub user: i64,
-    /// The HTTP status; 0 when no answer came.
-    pub status: u16,
-    pub code: Option<String>,
-    pub asked: Duration,
-    pub told: Duration,
-    /// When that was, by the wall clock: microseconds since 1970.
-    pub told_at: i64,
-}
-
-impl Told {
-    /// Has the user one now?
-    pub fn is_yes(&self) -> bool {
-        matches!(self.status, 200 | 201) || self.code.as_deref() == Some("CP007")
-    }
-
-    /// Is it certain that this request has left nothing, and never will?
-    pub fn is_no(&self) -> bool {
-        matches!(self.code.as_deref(), Some("CP001" | "CP002" | "CP005" | "CP009" | "CP011" | "CP013"))
-    }
-
-    /// Need the user not ask again?
-    pub fn is_final(&self) -> bool {
-        self.is_yes() || self.code.as_deref() == Some("CP005")
-    }
-}
 
 pub struct World {
     pub deployment: Deployment,
     /// Kafka is the log; else it is a file, of one process at a time.
     pub on_kafka: bool,
     redis: Mutex<Option<PrivateRedis>>,
-    began: Instant,
     answers: Mutex<Vec<Told>>,
 }
 
@@ -99,13 +67,7 @@ impl World {
         deployment.set("SLUICE__RELAY__LEASE_MS", 1_000);
         deployment.shorten_windows();
         let on_kafka = redis.is_none();
-        Self {
-            deployment,
-            on_kafka,
-            redis: Mutex::new(redis),
-            began: Instant::now(),
-            answers: Mutex::default(),
-        }
+        Self { deployment, on_kafka, redis: Mutex::new(redis), answers: Mutex::default() }
     }
 
     /// Two processes as a deployment has them, of different configuration: one only answers, and believes what it knows
@@ -132,9 +94,22 @@ impl World {
         self.answers.lock().unwrap().clone()
     }
 
+    /// A metric of the process, summed over the lines that have the label's value.
+    pub async fn metric(&self, process: &Process, name: &str, label: &str) -> f64 {
+        let response = self.deployment.http.get(format!("{}/metrics", process.url)).send().await;
+        let text = response.expect("an answer").text().await.expect("a body");
+        let of_it = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        of_it.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    }
+
+    /// Answers that were given to somebody else's requests.
+    pub fn heard(&self, answers: impl IntoIterator<Item = Told>) {
+        self.answers.lock().unwrap().extend(answers);
+    }
+
     /// One request, written down.
     pub async fn issue(&self, url: &str, coupon: i64, user: i64) -> Told {
-        let asked = self.began.elapsed();
+        let asked = Asked::now(coupon, user);
         let path = format!("{url}/api/coupon/{coupon}/issue-redis");
         let (status, code) =
             match self.deployment.http.post(path).json(&json!({ "userId": user })).send().await {
@@ -145,8 +120,7 @@ impl World {
                 }
                 Err(_) => (0, None),
             };
-        let told_at = Clock::system().now().micros();
-        let told = Told { coupon, user, status, code, asked, told: self.began.elapsed(), told_at };
+        let told = asked.told(status, code);
         self.answers.lock().unwrap().push(told.clone());
         told
     }

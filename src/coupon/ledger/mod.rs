@@ -1,12 +1,14 @@
 //! The ledger: the truth of what was issued and used, in Postgres or SQLite.
 //!
 //! Below the service, above [`Db`]. Each concern is a file: campaigns, issuances (many requests, one
-//! transaction), the batch they share, redemptions, reads of user coupons, idempotency keys. What must always hold:
+//! transaction), the batch they share, redemptions, reads of user coupons, the query that looks at them share, idempotency
+//! keys. What must always hold:
 //! a row, its history line and its outbox row are written in one transaction; one conditional statement whose row
 //! count is checked decides each transition.
 
 mod batch;
 mod campaign;
+mod holders;
 mod idempotency;
 mod issuance;
 mod redemption;
@@ -19,10 +21,12 @@ use tokio::sync::{Mutex, Notify};
 
 pub use batch::{IssuanceQueue, QueueFull};
 pub use campaign::{CampaignChanged, NewCoupon};
+pub use holders::HolderQueue;
 pub use idempotency::KeyLookup;
 pub use issuance::{Issuance, KeyedResponse, Recorded};
 pub use redemption::{LastLine, Transition, Transitioned};
 pub use rows::StoredUserCoupon;
+pub use user_coupons::Held;
 
 use super::db::{Db, DbConfig, DbError, DbResult, Row};
 

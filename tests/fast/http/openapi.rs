@@ -141,7 +141,7 @@ async fn answers_are_as_described() {
         ("UserCoupon", &issued.json),
         ("Problem", &duplicate.json),
         ("Stock", &stock.json),
-        ("CouponPage", &api.get("/api/coupon").await.json),
+        ("Page_Coupon", &api.get("/api/coupon").await.json),
         ("Readiness", &api.get("/readyz").await.json),
         ("Health", &api.get("/healthz").await.json),
     ] {

@@ -5,6 +5,8 @@
 //! * A server that could evict keys is refused at the start: an evicted seat is a seat given twice.
 //! * No error text carries the URL: it may hold a password.
 
+use std::error::Error;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
@@ -40,10 +42,11 @@ impl Server {
         let client =
             ::redis::Client::open(config.url.as_str()).map_err(|error| GateError::Misconfigured {
                 problem: format!("redis.url is not the URL of a Redis ({})", error.category()),
-                remedy: "write redis://host:port or redis://user:password@host:port/database".into(),
+                remedy:
+                    "write redis://host:port or redis://user:password@host:port/database, with TLS rediss://"
+                        .into(),
             })?;
-        let connections =
-            Connections::open(client, config).await.map_err(|error| gate_error(&error, None))?;
+        let connections = Connections::open(client, config).await.map_err(|error| connect_error(&error))?;
         let digests =
             scripts::ALL.iter().map(|s| (s.name, ::redis::Script::new(s.source).get_hash().into())).collect();
         let server = Server { connections, digests, lease_us: lease_us(config.pending_lease) };
@@ -180,6 +183,23 @@ fn check_policy(info: &Value) -> Result<(), GateError> {
             remedy: "use Redis 6 or later, and let the user run INFO".into(),
         }),
     }
+}
+
+/// Of the first connection: a server that is not trusted is not waited for.
+fn connect_error(error: &RedisError) -> GateError {
+    // The crate keeps the cause in an `Arc`, and that is what `source` gives.
+    let source = error.source().and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let io = source.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    // How rustls refuses a certificate, or an answer that is not TLS.
+    if io.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
+        return GateError::Misconfigured {
+            problem: format!("no TLS connection can be made to Redis: {error}"),
+            remedy: "give the server a certificate for the name in redis.url, and name its authority's file in SSL_CERT_FILE \
+                     when the system does not trust it"
+                .into(),
+        };
+    }
+    gate_error(error, None)
 }
 
 /// Sorts Redis' errors by what the receiver does next.

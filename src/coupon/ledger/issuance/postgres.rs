@@ -1,12 +1,7 @@
 //! The same on Postgres, in one statement: the function `record_issuances` of the schema does steps 1 to 4 beside the
 //! data. Only what a user already holds is read afterwards.
 
-use std::collections::HashMap;
-
-use super::{
-    super::rows::{self, user_coupon_columns},
-    Issuance, Recorded,
-};
+use super::{super::user_coupons::held, Issuance, Recorded};
 use crate::coupon::{
     clock::UtcMicros,
     db::{DbError, DbResult, Param, Row, Tx},
@@ -40,7 +35,7 @@ pub(super) async fn record(tx: &mut Tx, batch: &[Issuance], now: UtcMicros) -> D
         };
     }
     if !owners.is_empty() {
-        held(tx, batch, &owners, &mut answers, now).await?;
+        explain(tx, batch, &owners, &mut answers, now).await?;
     }
     Ok(answers)
 }
@@ -84,34 +79,17 @@ async fn call(tx: &mut Tx, rows: &[&Issuance], now: UtcMicros) -> DbResult<Vec<R
 }
 
 /// What the users of the rows at `owners` hold already.
-async fn held(
+async fn explain(
     tx: &mut Tx,
     batch: &[Issuance],
     owners: &[usize],
     answers: &mut [Recorded],
     now: UtcMicros,
 ) -> DbResult<()> {
-    let coupons = owners.iter().map(|&index| batch[index].coupon_id.get()).collect();
-    let users = owners.iter().map(|&index| batch[index].user_id.get()).collect();
-    let found = tx
-        .fetch(
-            concat!(
-                "select ",
-                user_coupon_columns!(),
-                " from unnest($1::bigint[], $2::bigint[]) as wanted (coupon, owner)
-                  join user_coupons on user_coupons.coupon_id = wanted.coupon and user_coupons.user_id = wanted.owner
-                  join coupons on coupons.coupon_id = user_coupons.coupon_id"
-            ),
-            &[Param::Ints(coupons), Param::Ints(users)],
-        )
-        .await?;
-    let mut owned = HashMap::new();
-    for row in &found {
-        let stored = rows::user_coupon(row, now)?;
-        owned.insert((stored.shown.coupon_id, stored.shown.user_id), stored);
-    }
+    let holders = owners.iter().map(|&index| (batch[index].coupon_id, batch[index].user_id));
+    let held = held(tx, holders, now).await?;
     for &index in owners {
-        let stored = owned.get(&(batch[index].coupon_id, batch[index].user_id));
+        let stored = held.get(&(batch[index].coupon_id, batch[index].user_id));
         let stored = stored.ok_or_else(|| DbError::Corrupt("a user coupon was there and is gone".into()))?;
         answers[index] = Recorded::AlreadyIssued(Box::new(stored.clone()));
     }

@@ -4,10 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    super::{
-        idempotency,
-        rows::{self, user_coupon_columns},
-    },
+    super::{idempotency, user_coupons::held},
     Issuance, Recorded,
 };
 use crate::coupon::{
@@ -88,25 +85,8 @@ async fn explain(
     answers: &mut [Option<Recorded>],
     now: UtcMicros,
 ) -> DbResult<()> {
-    let coupons = missing.iter().map(|&index| batch[index].coupon_id.get()).collect();
-    let users = missing.iter().map(|&index| batch[index].user_id.get()).collect();
-    let found = tx
-        .fetch(
-            concat!(
-                "select ",
-                user_coupon_columns!(),
-                " from json_each($1) as coupon join json_each($2) as owner on owner.key = coupon.key
-                  join user_coupons on user_coupons.coupon_id = coupon.value and user_coupons.user_id = owner.value
-                  join coupons on coupons.coupon_id = user_coupons.coupon_id"
-            ),
-            &[Param::Ints(coupons), Param::Ints(users)],
-        )
-        .await?;
-    let mut owned = HashMap::new();
-    for row in found {
-        let stored = rows::user_coupon(&row, now)?;
-        owned.insert((stored.shown.coupon_id, stored.shown.user_id), stored);
-    }
+    let holders = missing.iter().map(|&index| (batch[index].coupon_id, batch[index].user_id));
+    let owned = held(tx, holders, now).await?;
     let tokens: Vec<String> = missing.iter().map(|&index| batch[index].token.to_string()).collect();
     let mut fenced = HashSet::new();
     let found = tx
