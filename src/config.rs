@@ -392,7 +392,9 @@ fn read_streams(reader: &mut Reader) -> StreamsSection {
             commit_interval: reader.millis("streams.commit_interval_ms", 20..=3_600_000),
             buffer_bytes_max: reader.size("streams.buffer_bytes_max", 0..=i64::MAX),
             num_standby_replicas: reader.size("streams.num_standby_replicas", 0..=10),
+            save_age_max: reader.millis("streams.save_age_max_ms", 100..=3_600_000),
             task_timeout: reader.millis("streams.task_timeout_ms", 0..=86_400_000),
+            stuck_after: reader.millis("streams.stuck_after_ms", 100..=86_400_000),
             transaction_timeout: reader.millis("streams.transaction_timeout_ms", 1_000..=900_000),
             replication_factor: reader.integer("topics.replication_factor", -1..=100) as i32,
             semantics: reader.choice(

@@ -69,6 +69,8 @@ pub struct StreamsConfig {
     pub max_task_idle_ms: i64,
     /// Retry budget of retriable errors.
     pub task_timeout: Duration,
+    /// A call to the log that has not returned for so long is reported; after `task_timeout` the application gives up.
+    pub stuck_after: Duration,
     /// An open transaction older than this is aborted by the log.
     pub transaction_timeout: Duration,
     /// Where state files live.
@@ -113,6 +115,7 @@ impl Default for StreamsConfig {
             poll: Duration::from_millis(100),
             max_task_idle_ms: 0,
             task_timeout: Duration::from_secs(300),
+            stuck_after: Duration::from_secs(60),
             transaction_timeout: Duration::from_secs(15),
             state_dir: PathBuf::from("data/state"),
             save_rows_min: 50_000,

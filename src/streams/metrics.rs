@@ -27,6 +27,14 @@ pub struct StreamsMetrics {
     pub watermark: IntGaugeVec,
     /// Tasks owned, by state.
     pub tasks: IntGaugeVec,
+    /// How long a call of a thread to the log has not returned; 0 while calls return.
+    pub stuck_seconds: IntGaugeVec,
+    /// Copies kept of tasks that run elsewhere.
+    pub standby_tasks: IntGaugeVec,
+    /// Committed changelog records that those copies do not have yet.
+    pub standby_lag: IntGaugeVec,
+    /// Assignments that the group has given a thread.
+    pub rebalances: IntCounterVec,
     /// Threads started again after an error.
     pub thread_restarts: IntCounterVec,
 }
@@ -91,6 +99,26 @@ impl StreamsMetrics {
                 "streams_thread_tasks",
                 "Tasks owned, by state",
                 &["application_id", "thread_id", "state"],
+            )?,
+            stuck_seconds: gauge(
+                "streams_thread_stuck_seconds",
+                "How long a call to the log has not returned; 0 while calls return",
+                &["application_id", "thread_id"],
+            )?,
+            standby_tasks: gauge(
+                "streams_standby_tasks",
+                "Copies kept of tasks that run elsewhere",
+                &["application_id", "thread_id"],
+            )?,
+            standby_lag: gauge(
+                "streams_standby_lag_records",
+                "Committed changelog records that copies do not have yet",
+                &["application_id", "thread_id"],
+            )?,
+            rebalances: counter(
+                "streams_thread_rebalance_total",
+                "Assignments that the group has given a thread",
+                &["application_id", "thread_id"],
             )?,
             thread_restarts: counter(
                 "streams_thread_restart_total",

@@ -31,6 +31,7 @@ mod topology_format;
 mod topology_fuzz;
 mod topology_windows;
 mod verify;
+mod watchdog;
 mod window_properties;
 
 #[path = "../contract/mod.rs"]

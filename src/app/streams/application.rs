@@ -62,6 +62,8 @@ pub struct Application {
     pub streams: KafkaStreams,
     /// Why it has not started, where it has not.
     pub start_error: Option<String>,
+    /// Whether that may pass by itself: a log that is away, a partition whose leader moves.
+    pub(super) start_may_pass: bool,
     /// How it came in the place of another, since the process started.
     pub exchanged: Option<Exchanged>,
     /// Its text, to load it again.
@@ -78,6 +80,7 @@ impl Application {
             group: file.group.clone(),
             sink_topics: file.sink_topics.clone(),
             start_error: None,
+            start_may_pass: false,
             exchanged: None,
             text: file.text.clone(),
             past: Totals::default(),
@@ -112,6 +115,7 @@ impl Application {
             }
             Err(error) => {
                 let reason = error.to_string();
+                self.start_may_pass = matches!(error, StreamsError::Retriable(_));
                 if self.start_error.as_ref() != Some(&reason) {
                     tracing::warn!(application_id, reason, "the topology cannot start yet");
                 }
@@ -166,6 +170,9 @@ impl Application {
     pub(super) fn ready(&self) -> Result<(), String> {
         if let Some(error) = self.start_error.clone().or_else(|| self.streams.error()) {
             return Err(error);
+        }
+        if let Some(stuck) = self.streams.stuck() {
+            return Err(stuck);
         }
         match self.streams.state() {
             State::Running => Ok(()),

@@ -81,7 +81,10 @@ impl Applications {
         let sinks: Vec<String> = list.iter().flat_map(|app| app.sink_topics.clone()).collect();
         if let Err(error) = topics::create_sinks(&*self.shared.log.admin()?, &self.shared.topics, &sinks) {
             let reason = error.to_string();
-            list.iter_mut().for_each(|app| app.start_error = Some(reason.clone()));
+            let may_pass = matches!(error, StreamsError::Retriable(_));
+            for app in list.iter_mut() {
+                (app.start_error, app.start_may_pass) = (Some(reason.clone()), may_pass);
+            }
             return Ok(false);
         }
         for app in list.iter_mut().filter(|app| app.streams.state() == State::Created) {
@@ -89,6 +92,11 @@ impl Applications {
             drop(app.start(&self.shared));
         }
         Ok(list.iter().all(|app| app.start_error.is_none()))
+    }
+
+    /// Whether everything that keeps an application from starting may pass by itself.
+    pub fn start_may_pass(&self) -> bool {
+        self.lock().iter().all(|app| app.start_error.is_none() || app.start_may_pass)
     }
 
     /// Stops all after a last commit. Blocks.

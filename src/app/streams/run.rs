@@ -9,6 +9,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::{Application, Applications, files, reload};
 use crate::{
@@ -21,6 +22,8 @@ use crate::{
 
 /// How often it is looked whether everything is done.
 const POLL: Duration = Duration::from_millis(20);
+/// Pause between attempts to start.
+const START_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs the files; with `--until-caught-up` the last line on standard output is the summary as JSON.
 pub async fn run(config: Config, args: StreamsRunArgs) -> Result<(), Failure> {
@@ -36,18 +39,13 @@ pub async fn run(config: Config, args: StreamsRunArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let cpu_before = telemetry::cpu_seconds();
 
-    let starting = applications.clone();
-    let blocking = move || -> Result<Vec<_>, StreamsError> {
-        if !starting.start()? {
-            let reasons: Vec<String> = starting.checks().into_iter().map(|check| check.detail).collect();
-            return Err(StreamsError::Fatal(reasons.join("; ")));
-        }
-        starting.each(|app| app.streams.input_end_offsets()).into_iter().collect()
-    };
-    let targets = tokio::task::spawn_blocking(blocking)
-        .await
-        .map_err(|error| Failure::of("starting the topologies", error))?
-        .map_err(|error| Failure::of("starting the topologies", error))?;
+    let (starting, stopped) = (applications.clone(), stop.clone());
+    let deadline = started + config.streams.runtime.task_timeout;
+    let targets =
+        tokio::task::spawn_blocking(move || start(&starting, args.until_caught_up, deadline, &stopped))
+            .await
+            .map_err(|error| Failure::of("starting the topologies", error))?
+            .map_err(|error| Failure::of("starting the topologies", error))?;
 
     reload::finish_start(&applications);
     let bar = progress(args.until_caught_up, &targets);
@@ -100,6 +98,38 @@ pub async fn run(config: Config, args: StreamsRunArgs) -> Result<(), Failure> {
         println!("{}", summary(&applications, seconds, telemetry::cpu_seconds() - cpu_before));
     }
     outcome
+}
+
+/// Starts all, again and again until the deadline while what is in the way may pass by itself. Returns the ends of all inputs, where they
+/// are needed. Blocks.
+fn start(
+    applications: &Applications,
+    until_caught_up: bool,
+    deadline: Instant,
+    stop: &watch::Receiver<bool>,
+) -> Result<Targets, StreamsError> {
+    let in_time = || Instant::now() < deadline;
+    while !applications.start()? {
+        if *stop.borrow() {
+            return Ok(Targets::new());
+        }
+        if !applications.start_may_pass() || !in_time() {
+            let reasons: Vec<String> = applications.checks().into_iter().map(|check| check.detail).collect();
+            return Err(StreamsError::Fatal(reasons.join("; ")));
+        }
+        std::thread::park_timeout(START_RETRY_INTERVAL);
+    }
+    loop {
+        let ends = applications.each(|app| match until_caught_up {
+            true => app.streams.input_end_offsets(),
+            false => Ok(BTreeMap::new()),
+        });
+        match ends.into_iter().collect() {
+            Err(StreamsError::Retriable(_)) if *stop.borrow() => return Ok(Targets::new()),
+            Err(StreamsError::Retriable(_)) if in_time() => std::thread::park_timeout(START_RETRY_INTERVAL),
+            result => return result,
+        }
+    }
 }
 
 type Targets = Vec<BTreeMap<TopicPartition, i64>>;

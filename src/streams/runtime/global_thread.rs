@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -47,6 +47,7 @@ impl GlobalThread {
         plan: Arc<PartitionPlan>,
         clock: Clock,
         stop: Arc<AtomicBool>,
+        failure: Arc<Mutex<Option<String>>>,
     ) -> Result<Self> {
         let topology = options.topology.clone();
         let partitions: Vec<TopicPartition> = topology
@@ -83,6 +84,7 @@ impl GlobalThread {
                     if let Err(error) = step(consumer.as_mut(), &mut task, &clock, Duration::from_millis(100))
                     {
                         tracing::error!(%error, "global stores no longer follow their topics");
+                        *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
                         stop.store(true, Ordering::Relaxed);
                     }
                 }

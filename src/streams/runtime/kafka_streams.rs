@@ -16,13 +16,16 @@ use std::{
 };
 
 use super::{
+    call_watch::{CallWatch, WatchedClients},
     changelog_reader::RestoreProgress,
     global_thread::{self, GlobalThread},
     input_hold::{Hold, InputHold},
     internal_topics, state_layout,
     stream_thread::{Clock, StreamThread, ThreadParts, ThreadStatus},
+    supervisor::Supervisor,
     task::TaskOptions,
     task_manager::TaskState,
+    watchdog::{Charge, Leash, Watchdog},
 };
 use crate::streams::{
     client::{ClientSupplier, ConsumerConfig},
@@ -30,9 +33,15 @@ use crate::streams::{
     error::{Result, StreamsError},
     metrics::StreamsMetrics,
     processor::{DropReason, ErrorHandlers},
-    record::{Timestamp, TopicPartition},
+    record::{ConsumerRecord, Timestamp, TopicPartition},
     topology::{TimestampExtractor, Topology, fail_on_invalid_timestamp},
 };
+
+/// How long it is looked at a time how far the other processes are.
+const OTHERS_LOOKED_AT_FOR: Duration = Duration::from_secs(2);
+
+/// How long threads that have started may take to end, when another could not start.
+const START_UNDONE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Where an application is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +128,7 @@ pub struct KafkaStreams {
     clients: Arc<dyn ClientSupplier>,
     workers: Vec<Worker>,
     global: Option<GlobalThread>,
+    watchdog: Option<Watchdog>,
     stop: Arc<AtomicBool>,
     error: Arc<Mutex<Option<String>>>,
     hold: Arc<InputHold>,
@@ -136,6 +146,7 @@ impl KafkaStreams {
             clients,
             workers: Vec::new(),
             global: None,
+            watchdog: None,
             stop: Arc::new(AtomicBool::new(false)),
             error: Arc::default(),
             hold: Arc::default(),
@@ -153,8 +164,20 @@ impl KafkaStreams {
         &self.topology
     }
 
-    /// Creates internal topics, fills global stores, starts the threads. Returns before tasks run; see [`state`](Self::state).
+    /// Creates internal topics, fills global stores, starts the threads. Returns before tasks run; see [`state`](Self::state). After an
+    /// error nothing of it runs, and it may be started again.
     pub fn start(&mut self) -> Result<()> {
+        let started = self.start_all();
+        if started.is_err() {
+            // A thread that stayed would fence, and be fenced by, the one of its name at the next try.
+            self.close(START_UNDONE_WITHIN);
+            self.workers.clear();
+            self.stop = Arc::new(AtomicBool::new(false));
+        }
+        started
+    }
+
+    fn start_all(&mut self) -> Result<()> {
         let admin = self.clients.admin()?;
         let config = Arc::new(self.options.config.clone());
         let plan = Arc::new(internal_topics::plan(&self.topology, admin.as_ref())?);
@@ -174,8 +197,10 @@ impl KafkaStreams {
                 plan.clone(),
                 self.options.clock.clone(),
                 self.stop.clone(),
+                self.error.clone(),
             )?);
         }
+        let mut charges = Vec::new();
         for index in 0..config.num_stream_threads.max(1) {
             let status = Arc::new(Mutex::new(ThreadStatus::default()));
             let name = format!("{}-{index}", config.instance_id);
@@ -183,11 +208,14 @@ impl KafkaStreams {
             if index > 0 {
                 options.standby = options.standby.of_other_threads();
             }
+            let watch = Arc::new(CallWatch::default());
+            let clients = Arc::new(WatchedClients { clients: self.clients.clone(), watch: watch.clone() });
+            charges.push(Charge { thread: name.clone(), watch });
             let parts = || ThreadParts {
                 name: name.clone(),
                 options: options.clone(),
                 plan: plan.clone(),
-                clients: self.clients.clone(),
+                clients: clients.clone(),
                 clock: self.options.clock.clone(),
                 metrics: self.options.metrics.clone(),
                 status: status.clone(),
@@ -206,6 +234,13 @@ impl KafkaStreams {
                 .map_err(|error| StreamsError::fatal(format!("cannot start a stream thread: {error}")))?;
             self.workers.push(Worker { handle: Some(handle), status });
         }
+        let leash = Leash {
+            config,
+            metrics: self.options.metrics.clone(),
+            stop: self.stop.clone(),
+            error: self.error.clone(),
+        };
+        self.watchdog = Some(Watchdog::start(charges, leash)?);
         self.started = true;
         Ok(())
     }
@@ -234,6 +269,11 @@ impl KafkaStreams {
     /// Why the application is in [`State::Error`].
     pub fn error(&self) -> Option<String> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Which thread is in a call to the log that does not return, while one is (`stuck_after`).
+    pub fn stuck(&self) -> Option<String> {
+        self.watchdog.as_ref().and_then(Watchdog::stuck)
     }
 
     /// What each thread says of itself.
@@ -273,19 +313,71 @@ impl KafkaStreams {
         self.end_offsets(|topic| !self.topology.repartition_topics.contains_key(topic))
     }
 
-    /// Whether everything up to `targets` is processed and committed, and repartition topics are drained.
+    /// Whether everything up to `targets` is processed and committed, and repartition topics are drained: by this process, and, of
+    /// partitions that it does not have, by whoever has them.
     pub fn is_caught_up(&self, targets: &BTreeMap<TopicPartition, i64>) -> Result<bool> {
-        let reached = |ends: &BTreeMap<TopicPartition, i64>| {
-            let settled: BTreeMap<TopicPartition, i64> =
-                self.statuses().into_iter().flat_map(|status| status.settled).collect();
-            ends.iter()
-                .all(|(partition, end)| *end == 0 || settled.get(partition).is_some_and(|at| at >= end))
-        };
-        if !reached(targets) {
+        if !self.have_reached(targets)? {
             return Ok(false);
         }
         // Ends of repartition topics are read after the inputs were found done: what is upstream of them is complete.
-        Ok(reached(&self.end_offsets(|topic| self.topology.repartition_topics.contains_key(topic))?))
+        self.have_reached(&self.end_offsets(|topic| self.topology.repartition_topics.contains_key(topic))?)
+    }
+
+    fn have_reached(&self, ends: &BTreeMap<TopicPartition, i64>) -> Result<bool> {
+        let statuses = self.statuses();
+        let settled = |partition: &TopicPartition, end: i64| {
+            statuses.iter().any(|status| status.settled.get(partition).is_some_and(|at| *at >= end))
+        };
+        let open: BTreeMap<&TopicPartition, i64> = ends
+            .iter()
+            .filter(|(partition, end)| **end > 0 && !settled(partition, **end))
+            .map(|(partition, end)| (partition, *end))
+            .collect();
+        let here = |partition: &TopicPartition| {
+            statuses.iter().flat_map(|status| status.tasks.keys()).any(|task| {
+                task.partition == partition.partition
+                    && self.topology.subtopologies[task.subtopology].source_topics.contains(&partition.topic)
+            })
+        };
+        if open.is_empty() || open.keys().any(|partition| here(partition)) {
+            return Ok(open.is_empty());
+        }
+        self.others_have_reached(&open)
+    }
+
+    /// Whether nothing is left to read between what the group has committed and these ends. A committed offset alone does not tell:
+    /// behind the last record there are markers of transactions.
+    fn others_have_reached(&self, ends: &BTreeMap<&TopicPartition, i64>) -> Result<bool> {
+        let config = &self.options.config;
+        let group = config.group_id.as_deref().unwrap_or(&config.application_id);
+        let committed = self.clients.admin()?.group_offsets(group)?;
+        let mut consumer =
+            self.clients.consumer(&ConsumerConfig { read_committed: true, ..ConsumerConfig::default() })?;
+        let mut from = Vec::new();
+        for partition in ends.keys() {
+            let Some(offset) = committed.get(partition) else { return Ok(false) };
+            from.push(((*partition).clone(), Some(offset.offset)));
+        }
+        consumer.assign(&from)?;
+        let deadline = Instant::now() + OTHERS_LOOKED_AT_FOR;
+        while Instant::now() < deadline {
+            let records = consumer.poll(Duration::from_millis(20))?.records;
+            let left = |record: &ConsumerRecord| {
+                let partition = TopicPartition { topic: record.topic.clone(), partition: record.partition };
+                ends.get(&partition).is_some_and(|end| record.offset < *end)
+            };
+            if records.iter().any(left) {
+                return Ok(false);
+            }
+            let mut all = true;
+            for (partition, end) in ends {
+                all &= consumer.position(partition)?.is_some_and(|position| position >= *end);
+            }
+            if all {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Lets external inputs be read no further than this; see [`Hold`].
@@ -350,6 +442,9 @@ impl KafkaStreams {
         if let Some(global) = self.global.take() {
             global.join();
         }
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.join();
+        }
         ended
     }
 }
@@ -379,66 +474,4 @@ fn partition_counts(
         known.insert(topic.into(), count);
         Ok(count)
     })
-}
-
-/// Keeps one stream thread going.
-struct Supervisor {
-    parts: ThreadParts,
-    stop: Arc<AtomicBool>,
-    error: Arc<Mutex<Option<String>>>,
-    metrics: StreamsMetrics,
-}
-
-impl Supervisor {
-    /// Runs until stopped. Retriable errors start the thread anew within `task_timeout`; others end the application.
-    fn run(self, first: StreamThread) {
-        let mut thread = Some(first);
-        let mut failing_since: Option<Instant> = None;
-        let app = self.parts.options.config.application_id.clone();
-        while !self.stop.load(Ordering::Relaxed) {
-            let result = match &mut thread {
-                Some(live) => live.run_once().map(|_| ()),
-                None => StreamThread::new(self.clone_parts()).map(|new| thread = Some(new)),
-            };
-            match result {
-                Ok(()) => {
-                    if failing_since.is_some_and(|since| since.elapsed() > Duration::from_secs(10)) {
-                        failing_since = None;
-                    }
-                }
-                Err(StreamsError::Retriable(reason))
-                    if failing_since.get_or_insert_with(Instant::now).elapsed()
-                        < self.parts.options.config.task_timeout =>
-                {
-                    tracing::warn!(application_id = app, reason, "stream thread starts again");
-                    self.metrics.thread_restarts.with_label_values(&[app.as_str()]).inc();
-                    drop(thread.take());
-                    std::thread::park_timeout(Duration::from_millis(500));
-                }
-                Err(error) => {
-                    tracing::error!(application_id = app, %error, "stream thread stopped");
-                    *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-                    self.stop.store(true, Ordering::Relaxed);
-                    return; // Dropped as it is: nothing uncommitted may become visible.
-                }
-            }
-        }
-        if let Some(mut thread) = thread
-            && let Err(error) = thread.close()
-        {
-            tracing::warn!(application_id = app, %error, "last commit failed; the records since the one before are read again");
-        }
-    }
-
-    fn clone_parts(&self) -> ThreadParts {
-        ThreadParts {
-            name: self.parts.name.clone(),
-            options: self.parts.options.clone(),
-            plan: self.parts.plan.clone(),
-            clients: self.parts.clients.clone(),
-            clock: self.parts.clock.clone(),
-            metrics: self.parts.metrics.clone(),
-            status: self.parts.status.clone(),
-        }
-    }
 }

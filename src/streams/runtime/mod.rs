@@ -4,6 +4,7 @@
 //! timestamp next) -> `task.process` -> `task_graph`, depth first -> processor -> store; what comes out is drained to the
 //! producer. Below the stream thread nothing awaits, spawns, sleeps or reads a clock.
 
+mod call_watch;
 mod changelog_reader;
 mod commit_metadata;
 mod commit_step;
@@ -20,11 +21,13 @@ mod record_queue;
 mod standby;
 mod state_layout;
 mod stream_thread;
+mod supervisor;
 mod task;
 mod task_files;
 mod task_graph;
 mod task_id;
 mod task_manager;
+mod watchdog;
 mod watermark;
 
 pub use super::topology::fail_on_invalid_timestamp;

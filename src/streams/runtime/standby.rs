@@ -22,6 +22,8 @@ use crate::streams::{
 
 /// How often tasks that need a copy are looked for.
 const LOOK_MS: i64 = 200;
+/// How often it is asked how far copies are behind.
+const MEASURE_MS: i64 = 2_000;
 
 /// The tasks that the threads of this process run, and which of its threads keeps the copies of the others.
 #[derive(Clone, Default)]
@@ -87,6 +89,7 @@ pub(super) struct Standbys {
     /// Whether the consumer reads what `owners` lists.
     assigned: bool,
     looked_at: Option<Timestamp>,
+    measured_at: Option<Timestamp>,
 }
 
 impl Standbys {
@@ -100,11 +103,31 @@ impl Standbys {
             owners: BTreeMap::new(),
             assigned: true,
             looked_at: None,
+            measured_at: None,
         }
     }
 
     fn is_keeper(&self) -> bool {
         self.options.config.num_standby_replicas > 0 && !self.options.standby.elsewhere
+    }
+
+    /// Copies kept.
+    pub fn count(&self) -> usize {
+        self.copies.len()
+    }
+
+    /// Committed changelog records that the copies do not have yet; asked for every few seconds, `None` between.
+    pub fn lag(&mut self, now: Timestamp) -> Result<Option<i64>> {
+        if !self.is_keeper() || self.measured_at.is_some_and(|at| now >= at && now - at < MEASURE_MS) {
+            return Ok(None);
+        }
+        self.measured_at = Some(now);
+        let Some(consumer) = &mut self.consumer else { return Ok(Some(0)) };
+        let mut lag = 0;
+        for copied in self.copies.values().flat_map(|copy| &copy.stores) {
+            lag += (consumer.watermarks(&copied.changelog)?.1 - copied.position).max(0);
+        }
+        Ok(Some(lag))
     }
 
     /// Lets go of the files of these tasks: they come here.

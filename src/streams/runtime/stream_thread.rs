@@ -199,6 +199,7 @@ impl StreamThread {
         worked |= self.commit_if_due(now)?;
         if self.tasks.is_assigned() {
             self.standbys.look_around(now)?;
+            self.report_standbys(now)?;
             // Copies are kept warm when there is nothing better to do.
             worked = worked || self.standbys.step(now)? > 0;
         }
@@ -269,6 +270,15 @@ impl StreamThread {
         Ok(())
     }
 
+    fn report_standbys(&mut self, now: Timestamp) -> Result<()> {
+        if let Some(lag) = self.standbys.lag(now)? {
+            let labels = [self.options.config.application_id.as_str(), self.name.as_str()];
+            self.metrics.standby_tasks.with_label_values(&labels).set(self.standbys.count() as i64);
+            self.metrics.standby_lag.with_label_values(&labels).set(lag);
+        }
+        Ok(())
+    }
+
     /// Says when everything that may be read has been read, processed and committed.
     fn report_hold(&mut self) {
         if self.hold_seen == 0 || self.tasks.is_restoring() {
@@ -334,7 +344,11 @@ impl StreamThread {
                 self.tasks.close_all();
                 self.consumer.unassign()?;
             }
-            Rebalance::Assigned(partitions) => self.take_over(partitions, now)?,
+            Rebalance::Assigned(partitions) => {
+                let labels = [self.options.config.application_id.as_str(), self.name.as_str()];
+                self.metrics.rebalances.with_label_values(&labels).inc();
+                self.take_over(partitions, now)?;
+            }
         }
         self.report();
         Ok(())
