@@ -16,6 +16,7 @@ compose() {
 
 compose_up() {
   ((brokers == 1)) || die "--brokers $brokers needs local processes: SLUICE_DEV_MODE=local ./dev up --brokers $brokers"
+  ((proxied == 0)) || die "--proxied $proxied needs local processes: SLUICE_DEV_MODE=local ./dev up --proxied $proxied"
   # Redis of a run keeps nothing, as the local one does: tests count on a restart giving an empty one.
   SLUICE_REDIS_APPENDONLY=no compose up --detach --wait "$@" || {
     compose logs >"$run_dir/compose.log" 2>&1 || true

@@ -12,11 +12,20 @@ kafka_packages() {
   [[ -e $kafka_jars/.complete ]] || command -v mvn >/dev/null || echo maven
 }
 
-# The first broker is "kafka", so that a single one needs no number: kafka, kafka-2, kafka-3.
+# The first broker is "kafka", so that a single one needs no number: kafka, kafka-2, kafka-3. In a command "kafka" means
+# all of them, and "kafka-1" the first.
 kafka_nodes() {
   echo kafka
   local n
   for ((n = 2; n <= brokers; n++)); do echo "kafka-$n"; done
+}
+
+kafka_chosen() { # name-or-empty
+  case $1 in
+    '' | kafka) kafka_nodes ;;
+    kafka-1) echo kafka ;;
+    *) echo "$1" ;;
+  esac
 }
 
 kafka_number() { [[ $1 == kafka ]] && echo 1 || echo "${1#kafka-}"; }
@@ -54,18 +63,26 @@ kafka_fetch_jars() {
 
 # Why the values that are not obvious: internal topics have few partitions because a first group or transaction waits for
 # all of their log directories; no retention by time because test records carry event time, often years old; no delay
-# before the first rebalance because every test has a group of its own.
+# before the first rebalance because every test has a group of its own; short sessions because a
+# test waits for the end of one.
 kafka_properties() { # node
   local replicas=$((brokers < 3 ? brokers : 3))
   local in_sync=$((replicas > 1 ? replicas - 1 : 1))
   local bootstrap='' node
   for node in $(kafka_nodes); do bootstrap+=,127.0.0.1:$(<"$run_dir/$node.controller-port"); done
+  # A client that comes through a proxy must be told the proxy's address, or it would go straight to the broker.
+  local listeners='' advertised='' protocols='' proxy
+  for ((proxy = 1; proxy <= proxied; proxy++)); do
+    listeners+=,PROXIED$proxy://127.0.0.1:$(<"$run_dir/kafka.proxied-$proxy-port")
+    advertised+=,PROXIED$proxy://127.0.0.1:$(<"$run_dir/kafka.proxy-$proxy-port")
+    protocols+=,PROXIED$proxy:PLAINTEXT
+  done
   cat <<P
 process.roles=broker,controller
 node.id=$(kafka_number "$1")
-listeners=PLAINTEXT://$(kafka_address "$1"),CONTROLLER://127.0.0.1:$(<"$run_dir/$1.controller-port")
-advertised.listeners=PLAINTEXT://$(kafka_address "$1")
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://$(kafka_address "$1"),CONTROLLER://127.0.0.1:$(<"$run_dir/$1.controller-port")$listeners
+advertised.listeners=PLAINTEXT://$(kafka_address "$1")$advertised
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT$protocols
 controller.listener.names=CONTROLLER
 controller.quorum.bootstrap.servers=${bootstrap#,}
 log.dirs=$run_dir/$1/data
@@ -82,6 +99,7 @@ share.coordinator.state.topic.replication.factor=$replicas
 share.coordinator.state.topic.min.isr=$in_sync
 share.coordinator.state.topic.num.partitions=3
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
 log.retention.ms=-1
 P
 }
@@ -108,11 +126,11 @@ kafka_tool() { # class args...
 
 # Without a name: every broker of the run.
 kafka_start() { # [node]
-  local node nodes=${1:-}
-  [[ $nodes && ! ($nodes == kafka && $brokers -gt 1) ]] || nodes=$(kafka_nodes)
+  local node nodes
+  nodes=$(kafka_chosen "${1:-}")
   for node in $nodes; do kafka_lives "$node" || kafka_launch "$node"; done
   for node in $nodes; do
-    wait_until 90 "$node to print 'Kafka Server started' ($run_dir/$node.log)" kafka_started_or_dead "$node"
+    wait_until 180 "$node to print 'Kafka Server started' ($run_dir/$node.log)" kafka_started_or_dead "$node"
     kafka_lives "$node" || { echo "$node stopped while starting; see $run_dir/$node.log"; tail -n 20 "$run_dir/$node.log"; return 1; }
   done
   kafka_tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$(kafka_addresses)" --list >/dev/null
@@ -132,9 +150,9 @@ kafka_started_or_dead() { # node
 }
 
 kafka_each() { # node-or-empty function...
-  local node nodes=$1
+  local node nodes
+  nodes=$(kafka_chosen "$1")
   shift
-  [[ $nodes && ! ($nodes == kafka && $brokers -gt 1) ]] || nodes=$(kafka_nodes)
   for node in $nodes; do
     [[ -e $run_dir/$node.pid ]] || continue
     "$@" "$node"

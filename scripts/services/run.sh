@@ -3,34 +3,38 @@
 # This file knows the order of things; kafka.sh, redis.sh and postgres.sh each know one service and offer
 # X_packages, X_prepare, X_start, X_stop, X_kill, X_pause, X_resume, X_lives and X_address.
 
-run='' run_dir='' services=() brokers=1
+run='' run_dir='' services=() brokers=1 proxied=0
 
 use_run() {
   [[ $1 =~ ^[a-z0-9-]+$ ]] || die "run '$1': only a-z, 0-9 and - in the name of a run"
   run=$1 run_dir=$home/runs/$1
   [[ ! -e $run_dir/brokers ]] || brokers=$(<"$run_dir/brokers")
+  [[ ! -e $run_dir/proxied ]] || proxied=$(<"$run_dir/proxied")
   export SLUICE_SERVICES_RUN=$run SLUICE_SERVICES_DIR=$home
 }
 
 parse_run_options() {
   services=(kafka redis postgres)
-  local name=${SLUICE_SERVICES_RUN:-dev} wanted_brokers=1
+  local name=${SLUICE_SERVICES_RUN:-dev} wanted_brokers=1 wanted_proxied=0
   while (($#)); do
     case $1 in
       --run) shift; name=${1:?--run needs a name} ;;
       --brokers) shift; wanted_brokers=${1:?--brokers needs a number} ;;
+      --proxied) shift; wanted_proxied=${1:?--proxied needs a number} ;;
       --only) shift; IFS=, read -ra services <<<"${1:?--only needs a list like kafka,redis}" ;;
       *) die "unknown option '$1'; './dev help' lists the options" ;;
     esac
     shift
   done
   [[ $wanted_brokers =~ ^[1-9]$ ]] || die "--brokers '$wanted_brokers': a number from 1 to 9"
+  [[ $wanted_proxied =~ ^[0-9]$ ]] || die "--proxied '$wanted_proxied': a number from 0 to 9"
+  ((wanted_proxied == 0 || wanted_brokers == 1)) || die "--proxied goes with one broker"
   local service
   for service in "${services[@]}"; do
     [[ $service =~ ^(kafka|redis|postgres)$ ]] || die "service '$service': one of kafka, redis, postgres"
   done
   use_run "$name"
-  [[ -e $run_dir/brokers ]] || brokers=$wanted_brokers
+  [[ -e $run_dir/brokers ]] || brokers=$wanted_brokers proxied=$wanted_proxied
 }
 
 # compose or local: what the run was started with, or what this machine offers.
@@ -61,6 +65,7 @@ run_up() {
   mkdir -p "$run_dir"
   echo "$mode" >"$run_dir/mode"
   echo "$brokers" >"$run_dir/brokers"
+  echo "$proxied" >"$run_dir/proxied"
   printf '%s\n' "$@" >"$run_dir/services"
   run_choose_ports
   local t0=$SECONDS
@@ -78,6 +83,10 @@ run_choose_ports() {
   for name in redis postgres $(kafka_nodes); do
     free_port >"$run_dir/$name.port"
     [[ $name != kafka* ]] || free_port >"$run_dir/$name.controller-port"
+  done
+  for ((name = 1; name <= proxied; name++)); do
+    free_port >"$run_dir/kafka.proxied-$name-port"
+    free_port >"$run_dir/kafka.proxy-$name-port"
   done
   # Twenty numbers of twelve thousand may still meet.
   [[ -z $(sort "$run_dir"/*port | uniq -d) ]] || run_choose_ports
@@ -123,8 +132,8 @@ run_down() {
     redis_wipe
     postgres_wipe
   fi
-  rm -f "$run_dir/up" "$run_dir/mode" "$run_dir/brokers" "$run_dir"/*.start.log "$run_dir"/*port
-  brokers=1
+  rm -f "$run_dir/up" "$run_dir/mode" "$run_dir/brokers" "$run_dir/proxied" "$run_dir"/*.start.log "$run_dir"/*port
+  brokers=1 proxied=0
   local old
   for old in $(ls -1td "$home"/runs/*/ 2>/dev/null | tail -n +9); do
     [[ -e $old/mode ]] || rm -rf "$old"
@@ -178,6 +187,11 @@ print_addresses() {
   while read -r service; do
     echo "export SLUICE_TEST_${service^^}=$("${service}_addresses")"
   done <"$run_dir/services"
+  local proxy proxies=''
+  for ((proxy = 1; proxy <= proxied; proxy++)); do
+    proxies+=,$(<"$run_dir/kafka.proxy-$proxy-port")=$(<"$run_dir/kafka.proxied-$proxy-port")
+  done
+  [[ -z $proxies ]] || echo "export SLUICE_TEST_KAFKA_PROXIES=${proxies#,}"
   echo "export SLUICE_SERVICES_RUN=$run"
   echo "export SLUICE_SERVICES_DIR=$home"
 }

@@ -58,6 +58,10 @@ macro_rules! for_each_case {
             position_steps_over_markers
             a_timed_out_transaction_is_aborted_and_its_producer_fenced
             a_member_of_an_old_generation_is_refused
+            a_member_may_commit_while_it_gives_up
+            pending_offsets_are_waited_for
+            what_is_aborted_between_is_left_out
+            a_successor_of_its_name_fences_a_member
             one_member_gets_all_partitions
             two_members_share_and_inherit
             topics_of_equal_count_go_together

@@ -209,3 +209,138 @@ pub fn a_member_of_an_old_generation_is_refused(log: &dyn ClientSupplier) {
     assert_eq!(values(&take(&mut *reader(log, &topic, 1, true), 1)), ["good"]);
     assert_eq!(admin(log).group_offsets(&group).unwrap(), offsets);
 }
+
+pub fn a_member_may_commit_while_it_gives_up(log: &dyn ClientSupplier) {
+    let (topic, group) = (topic(log, 2), unique("group"));
+    write(log, &topic, &["in"]);
+    let config = group_config(&group, None);
+    let mut first = Member::join(log, &config, std::slice::from_ref(&topic));
+    first.until_owning(2);
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    let mut producer = transactional_producer(log, &unique("tx"));
+    producer.begin_transaction().unwrap();
+    producer.send(record(&topic, 1, "out")).unwrap();
+    let mut second = Member::join(log, &config, std::slice::from_ref(&topic));
+    until("the first is told to give up", || {
+        second.step();
+        let polled = first.consumer.poll(Duration::from_millis(20)).unwrap();
+        matches!(polled.rebalance, Some(Rebalance::Revoked(_))).then_some(())
+    });
+    // Before it acknowledges: whoever comes next starts where this commit ends.
+    let metadata = first.consumer.group_metadata().unwrap();
+    let offsets = offsets_of([(&partition, offset(1, "last"))]);
+    retried("send offsets", || producer.send_offsets_to_transaction(&offsets, &metadata));
+    retried("commit", || producer.commit_transaction());
+    first.consumer.unassign().unwrap();
+    until("each owns one", || {
+        first.step();
+        second.step();
+        (first.owned.len() == 1 && second.owned.len() == 1).then_some(())
+    });
+    let committed = retried("committed", || second.consumer.committed(std::slice::from_ref(&partition)));
+    assert_eq!(committed, offsets);
+    let [one, other] = [&first, &second].map(|member| member.consumer.group_metadata().unwrap());
+    assert_eq!(one.generation_id, other.generation_id, "both are of one generation");
+    assert!(one.generation_id > metadata.generation_id, "and it is a later one");
+}
+
+pub fn pending_offsets_are_waited_for(log: &dyn ClientSupplier) {
+    let (topic, group) = (topic(log, 1), unique("group"));
+    write(log, &topic, &["a", "b"]);
+    let mut member = Member::join(log, &group_config(&group, None), std::slice::from_ref(&topic));
+    member.until_owning(1);
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    let mut producer = transactional_producer(log, &unique("tx"));
+    let metadata = member.consumer.group_metadata().unwrap();
+    let old = offsets_of([(&partition, offset(1, ""))]);
+    let new = offsets_of([(&partition, offset(2, ""))]);
+    for offsets in [&old, &new] {
+        producer.begin_transaction().unwrap();
+        producer.send(record(&topic, 0, "out")).unwrap();
+        retried("send offsets", || producer.send_offsets_to_transaction(offsets, &metadata));
+        if offsets == &old {
+            retried("commit", || producer.commit_transaction());
+        }
+    }
+    // Nobody may start at the old offset while the new one is about to become true.
+    let asking = std::sync::Barrier::new(2);
+    let found = std::thread::scope(|scope| {
+        let found = scope.spawn(|| {
+            asking.wait();
+            retried("committed", || member.consumer.committed(std::slice::from_ref(&partition)))
+        });
+        asking.wait();
+        retried("commit", || producer.commit_transaction());
+        found.join().unwrap()
+    });
+    assert_eq!(found, new);
+}
+
+pub fn what_is_aborted_between_is_left_out(log: &dyn ClientSupplier) {
+    let topic = topic(log, 1);
+    let ids = [unique("tx"), unique("tx")];
+    let mut producers = ids.each_ref().map(|id| transactional_producer(log, id));
+    producers.iter_mut().for_each(|producer| producer.begin_transaction().unwrap());
+    for round in 0..3 {
+        for (who, producer) in producers.iter_mut().enumerate() {
+            producer.send(record(&topic, 0, &format!("{who}-{round}"))).unwrap();
+            producer.flush().unwrap();
+        }
+    }
+    let [aborted, committed] = &mut producers;
+    retried("commit", || committed.commit_transaction());
+    let mut clean = reader(log, &topic, 1, true);
+    assert_eq!(values(&read_to_end(&mut *clean, &topic)), [""; 0], "the first record is still undecided");
+    retried("abort", || aborted.abort_transaction());
+    assert_eq!(values(&take(&mut *clean, 3)), ["1-0", "1-1", "1-2"]);
+}
+
+pub fn a_successor_of_its_name_fences_a_member(log: &dyn ClientSupplier) {
+    let (topic, group) = (topic(log, 1), unique("group"));
+    write(log, &topic, &["in"]);
+    let config = group_config(&group, Some("one"));
+    let mut old = Member::join(log, &config, std::slice::from_ref(&topic));
+    old.until_owning(1);
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    let offsets = offsets_of([(&partition, offset(1, ""))]);
+    let zombie = old.consumer.group_metadata().unwrap();
+    let mut new = Member::join(log, &config, std::slice::from_ref(&topic));
+    new.until_owning(1);
+
+    let mut producer = transactional_producer(log, &unique("tx"));
+    producer.begin_transaction().unwrap();
+    producer.send(record(&topic, 0, "zombie")).unwrap();
+    producer.flush().unwrap();
+    let refused = producer
+        .send_offsets_to_transaction(&offsets, &zombie)
+        .and_then(|()| producer.commit_transaction())
+        .unwrap_err();
+    assert!(matches!(refused, StreamsError::TaskMigrated(_)), "{refused:?}");
+    retried("abort", || producer.abort_transaction());
+    let refused = old.consumer.commit(&offsets).unwrap_err();
+    assert!(matches!(refused, StreamsError::TaskMigrated(_) | StreamsError::Fatal(_)), "{refused:?}");
+    assert_eq!(admin(log).group_offsets(&group).unwrap(), BTreeMap::new());
+    new.consumer.commit(&offsets).unwrap();
+}
+
+/// A commit whose answer is lost, asked for again. `lose`: answers are lost from now on; `give_back`: no more. Each adapter has its own
+/// way to do that, so this is no case of the list.
+pub fn an_unknown_commit_is_asked_for_again(
+    log: &dyn ClientSupplier,
+    mut lose: impl FnMut(),
+    mut give_back: impl FnMut(),
+) {
+    let topic = topic(log, 1);
+    let mut producer = transactional_producer(log, &unique("tx"));
+    for value in ["1", "2"] {
+        producer.begin_transaction().unwrap();
+        producer.send(record(&topic, 0, value)).unwrap();
+        producer.flush().unwrap();
+        lose();
+        let unknown = producer.commit_transaction().unwrap_err();
+        assert!(matches!(unknown, StreamsError::Retriable(_)), "{unknown:?}");
+        give_back();
+        retried("commit", || producer.commit_transaction());
+    }
+    assert_eq!(values(&take(&mut *reader(log, &topic, 1, true), 2)), ["1", "2"]);
+}

@@ -5,7 +5,7 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -14,8 +14,9 @@ use bytes::Bytes;
 use sluice::streams::{
     client::{
         ClientSupplier, Consumer, ConsumerConfig, NewTopic, OffsetAndMetadata, ProducerConfig, Rebalance,
-        embedded::{EmbeddedLog, EmbeddedOptions},
+        embedded::{EmbeddedLog, EmbeddedOptions, LogCall},
     },
+    error::StreamsError,
     record::{ConsumerRecord, Headers, ProducerRecord, TopicPartition},
 };
 
@@ -369,4 +370,21 @@ fn committed_does_not_answer_while_a_transaction_is_undecided() {
         assert_eq!(consumer.committed(&tps).unwrap(), BTreeMap::new());
         assert_eq!(consumer.position(&tp).unwrap(), Some(0));
     });
+}
+
+#[test]
+fn an_unknown_commit_is_asked_for_again() {
+    let loses = Arc::new(AtomicBool::new(false));
+    let lost = loses.clone();
+    let log = EmbeddedLog::in_memory_with(EmbeddedOptions {
+        faults: Some(Arc::new(move |call, done| {
+            match call == LogCall::CommitTransaction && done && lost.load(Ordering::Relaxed) {
+                true => Err(StreamsError::Retriable("the answer is lost".to_owned())),
+                false => Ok(()),
+            }
+        })),
+        ..EmbeddedOptions::default()
+    });
+    let set = |on| loses.store(on, Ordering::Relaxed);
+    crate::contract::an_unknown_commit_is_asked_for_again(&log, || set(true), || set(false));
 }

@@ -17,6 +17,7 @@ pub fn service(name: &str) -> Option<String> {
     }
 }
 
+mod chaos;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod correlation;
@@ -42,6 +43,7 @@ mod reset;
 mod runner;
 mod services;
 mod spine;
+mod stalls;
 mod tls;
 mod told;
 mod topic;

@@ -1,4 +1,4 @@
-//! A TCP proxy between the service and a server that a test cuts, closes or leads elsewhere.
+//! A TCP proxy between the service and a server that a test cuts, closes, stops or leads elsewhere.
 //!
 //! It reads the server's words, and when it hears the one it is armed for (`BEGIN`, `COMMIT`) it swallows them and cuts
 //! every connection: to the client a COMMIT whose answer was lost looks exactly like a server that died before it.
@@ -10,8 +10,11 @@ use std::sync::{
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    sync::Notify,
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Notify, watch},
 };
 
 /// A proxy and its switches.
@@ -23,6 +26,8 @@ pub struct Proxy {
     armed: Mutex<Option<(&'static str, bool)>>,
     /// Let nobody in.
     closed: AtomicBool,
+    /// Carry nothing and keep every connection: a server that does not answer any more.
+    stopped: watch::Sender<bool>,
     cut: Notify,
     cuts: AtomicUsize,
 }
@@ -41,13 +46,23 @@ impl Proxy {
         (proxy, url)
     }
 
+    /// On this port of the machine, in front of that one.
+    pub async fn between(port: u16, server: u16) -> Arc<Self> {
+        Self::on(port, format!("127.0.0.1:{server}")).await
+    }
+
     async fn start(server: String) -> Arc<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(0, server).await
+    }
+
+    async fn on(port: u16, server: String) -> Arc<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let proxy = Arc::new(Self {
             port: listener.local_addr().unwrap().port(),
             server: Mutex::new(server),
             armed: Mutex::new(None),
             closed: AtomicBool::new(false),
+            stopped: watch::Sender::new(false),
             cut: Notify::new(),
             cuts: AtomicUsize::new(0),
         });
@@ -65,22 +80,10 @@ impl Proxy {
 
     async fn carry(self: Arc<Self>, client: TcpStream, server: String) {
         let Ok(server) = TcpStream::connect(server).await else { return };
-        let (mut from_client, mut to_client) = client.into_split();
-        let (mut from_server, mut to_server) = server.into_split();
-        let up = async { tokio::io::copy(&mut from_client, &mut to_server).await.map(drop) };
-        let down = async {
-            let mut buffer = vec![0; 64 * 1024];
-            loop {
-                let read = from_server.read(&mut buffer).await?;
-                if read == 0 {
-                    return Ok::<(), std::io::Error>(());
-                }
-                if self.is_cut_by(&buffer[..read]) {
-                    return Ok(());
-                }
-                to_client.write_all(&buffer[..read]).await?;
-            }
-        };
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let up = self.pump(from_client, to_server, |_| false);
+        let down = self.pump(from_server, to_client, |words| self.is_cut_by(words));
         let cut = async {
             self.cut.notified().await;
             Ok::<(), std::io::Error>(())
@@ -89,6 +92,25 @@ impl Proxy {
             _ = up => {}
             _ = down => {}
             _ = cut => {}
+        }
+    }
+
+    async fn pump(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        cuts: impl Fn(&[u8]) -> bool,
+    ) -> std::io::Result<()> {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut stopped = self.stopped.subscribe();
+        loop {
+            let read = from.read(&mut buffer).await?;
+            // An error would mean that the proxy is gone.
+            let _ = stopped.wait_for(|stopped| !stopped).await;
+            if read == 0 || cuts(&buffer[..read]) {
+                return Ok(());
+            }
+            to.write_all(&buffer[..read]).await?;
         }
     }
 
@@ -125,6 +147,11 @@ impl Proxy {
         if closed {
             self.cut.notify_waiters();
         }
+    }
+
+    /// Lets nothing through any more, or what was held back and everything after it.
+    pub fn set_stopped(&self, stopped: bool) {
+        self.stopped.send_replace(stopped);
     }
 
     /// No cut after all.

@@ -18,6 +18,8 @@ pub struct Services {
     pub postgres: String,
     /// The address of Redis leads to a proxy.
     pub redis_is_proxied: bool,
+    /// Of a broker behind proxies: where each proxy listens, and where it carries to.
+    pub kafka_proxies: Vec<(u16, u16)>,
     /// Takes the private run down.
     run: Option<PrivateRun>,
 }
@@ -33,6 +35,7 @@ impl Services {
             redis: service("SLUICE_TEST_REDIS")?,
             postgres: service("SLUICE_TEST_POSTGRES")?,
             redis_is_proxied: false,
+            kafka_proxies: Vec::new(),
             run: None,
         })
     }
@@ -44,23 +47,43 @@ impl Services {
 
     /// Only some services of this test's own, separated by commas; the others are the shared ones.
     pub fn private_only(name: &str, only: &str) -> Option<Self> {
+        Self::private_with(name, only, &[])
+    }
+
+    /// A Kafka of this test's own of so many brokers (`kafka-1` to `kafka-N` for [`act`](Self::act)).
+    pub fn private_cluster(name: &str, brokers: u32) -> Option<Self> {
+        Self::private_with(name, "kafka", &["--brokers", &brokers.to_string()])
+    }
+
+    /// A broker of this test's own with so many further addresses, each behind a proxy that the test opens.
+    pub fn private_proxied(name: &str, proxies: usize) -> Option<Self> {
+        Self::private_with(name, "kafka", &["--proxied", &proxies.to_string()])
+    }
+
+    fn private_with(name: &str, only: &str, options: &[&str]) -> Option<Self> {
         let shared = Self::shared()?;
         let run = format!("test-{}-{name}", std::process::id());
-        let addresses = dev(&["up", "--run", &run, "--only", only]);
-        let address = |name: &str| {
-            let line = addresses.lines().find_map(|line| line.strip_prefix(&format!("export {name}=")));
-            match line {
-                Some(address) => address.to_owned(),
-                None if name.ends_with("KAFKA") => shared.kafka.clone(),
-                None if name.ends_with("REDIS") => shared.redis.clone(),
-                None => shared.postgres.clone(),
-            }
+        let addresses = dev(&[&["up", "--run", &run, "--only", only], options].concat());
+        let line =
+            |name: &str| addresses.lines().find_map(|line| line.strip_prefix(&format!("export {name}=")));
+        let proxy = |pair: &str| {
+            let (listens, carries) = pair.split_once('=')?;
+            Some((listens.parse().ok()?, carries.parse().ok()?))
+        };
+        let address = |name: &str| match line(name) {
+            Some(address) => address.to_owned(),
+            None if name.ends_with("KAFKA") => shared.kafka.clone(),
+            None if name.ends_with("REDIS") => shared.redis.clone(),
+            None => shared.postgres.clone(),
         };
         Some(Self {
             kafka: address("SLUICE_TEST_KAFKA"),
             redis: address("SLUICE_TEST_REDIS"),
             postgres: address("SLUICE_TEST_POSTGRES"),
             redis_is_proxied: false,
+            kafka_proxies: line("SLUICE_TEST_KAFKA_PROXIES").map_or_else(Vec::new, |pairs| {
+                pairs.split(',').map(|pair| proxy(pair).expect("two ports")).collect()
+            }),
             run: Some(PrivateRun(run)),
         })
     }
@@ -99,7 +122,11 @@ const DEV: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/dev");
 
 /// Runs `./dev` and returns what it printed.
 fn dev(args: &[&str]) -> String {
-    let output = Command::new(DEV).args(args).output().expect("./dev runs");
+    let mut command = Command::new(DEV);
+    if args.iter().any(|arg| matches!(*arg, "--brokers" | "--proxied")) {
+        command.env("SLUICE_DEV_MODE", "local");
+    }
+    let output = command.args(args).output().expect("./dev runs");
     assert!(
         output.status.success(),
         "./dev {} failed:\n{}{}",

@@ -4,6 +4,10 @@
 
 use std::{
     collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -80,6 +84,131 @@ pub fn read_all(bootstrap: &str, topic: &str) -> Vec<Read> {
     records
 }
 
+fn looker(bootstrap: &str, group: &str, isolation: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", group)
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", isolation)
+        .create()
+        .expect("a consumer")
+}
+
+/// Looks at a topic and what a group has committed of it, again and again.
+pub struct Observer {
+    looker: BaseConsumer,
+    topic: String,
+    partitions: i32,
+}
+
+impl Observer {
+    pub fn new(bootstrap: &str, group: &str, topic: &str, partitions: i32) -> Self {
+        Self { looker: looker(bootstrap, group, "read_uncommitted"), topic: topic.to_owned(), partitions }
+    }
+
+    /// The group's next offset to read of each partition, 0 where it has committed nothing; `None` when Kafka does not answer.
+    pub fn committed(&self) -> Option<Vec<i64>> {
+        let mut wanted = TopicPartitionList::new();
+        for partition in 0..self.partitions {
+            wanted.add_partition(&self.topic, partition);
+        }
+        let found = self.looker.committed_offsets(wanted, Duration::from_secs(2)).ok()?;
+        let offset = |partition| match found.find_partition(&self.topic, partition)?.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => Some(0),
+        };
+        (0..self.partitions).map(offset).collect()
+    }
+
+    /// The end of each partition; `None` when Kafka does not answer.
+    pub fn ends(&self) -> Option<Vec<i64>> {
+        let limit = Duration::from_secs(2);
+        (0..self.partitions)
+            .map(|partition| Some(self.looker.fetch_watermarks(&self.topic, partition, limit).ok()?.1))
+            .collect()
+    }
+}
+
+/// Partitions, of all topics, whose end holds a transaction that is neither committed nor aborted: with the last stable offset and
+/// the end.
+pub fn undecided(bootstrap: &str) -> Vec<(String, i32, i64, i64)> {
+    let [stable, end] = ["read_committed", "read_uncommitted"]
+        .map(|isolation| looker(bootstrap, "live-test-reader", isolation));
+    let metadata = end.fetch_metadata(None, Duration::from_secs(20)).expect("Kafka answers");
+    let mut undecided = Vec::new();
+    for topic in metadata.topics() {
+        for partition in topic.partitions() {
+            let [stable, end] = [&stable, &end].map(|looker| {
+                let marks = looker.fetch_watermarks(topic.name(), partition.id(), Duration::from_secs(20));
+                marks.expect("Kafka answers").1
+            });
+            if stable < end {
+                undecided.push((topic.name().to_owned(), partition.id(), stable, end));
+            }
+        }
+    }
+    undecided
+}
+
+/// How much topics grow, moment by moment.
+pub struct Growth {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Vec<(Instant, i64)>>>,
+}
+
+impl Growth {
+    /// Looks at the ends of all partitions until it is dropped.
+    pub fn watch(bootstrap: &str, topics: &[String], partitions: i32) -> Self {
+        let observers: Vec<Observer> = topics
+            .iter()
+            .map(|topic| Observer::new(bootstrap, "live-test-reader", topic, partitions))
+            .collect();
+        let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::<Mutex<Vec<(Instant, i64)>>>::default());
+        let growth = Self { stop: stop.clone(), seen: seen.clone() };
+        std::thread::spawn(move || {
+            let deadline = Instant::now() + Duration::from_secs(3_600);
+            while !stop.load(Ordering::Relaxed) && Instant::now() < deadline {
+                let ends: Option<Vec<Vec<i64>>> = observers.iter().map(Observer::ends).collect();
+                if let Some(ends) = ends {
+                    seen.lock().unwrap().push((Instant::now(), ends.iter().flatten().sum()));
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        growth
+    }
+
+    /// Records, and markers of transactions, written in the last so much time; `None` when it has not been watched for that long.
+    pub fn since(&self, time: Duration) -> Option<f64> {
+        let seen = self.seen.lock().unwrap();
+        let from = Instant::now().checked_sub(time)?;
+        let before = seen.iter().rev().find(|(at, _)| *at <= from)?;
+        Some((seen.last()?.1 - before.1) as f64)
+    }
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Which broker leads a partition.
+pub fn leader(bootstrap: &str, topic: &str, partition: i32) -> i32 {
+    let looker = looker(bootstrap, "live-test-reader", "read_uncommitted");
+    let metadata = looker.fetch_metadata(Some(topic), Duration::from_secs(20)).expect("Kafka answers");
+    let partitions = metadata.topics()[0].partitions();
+    partitions.iter().find(|found| found.id() == partition).expect("it exists").leader()
+}
+
+/// Whether every partition of every topic has so many replicas that follow.
+pub fn in_sync(bootstrap: &str, replicas: usize) -> bool {
+    let looker = looker(bootstrap, "live-test-reader", "read_uncommitted");
+    let Ok(metadata) = looker.fetch_metadata(None, Duration::from_secs(20)) else { return false };
+    let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    partitions.all(|partition| partition.isr().len() == replicas)
+}
+
 /// Writes records as a foreign client would and waits until they are acknowledged.
 pub fn write(bootstrap: &str, topic: &str, records: &[(&str, &[u8])]) {
     let producer: ThreadedProducer<_> = ClientConfig::new()
@@ -98,10 +227,15 @@ pub fn write(bootstrap: &str, topic: &str, records: &[(&str, &[u8])]) {
 
 /// Creates a topic; one that is already there is fine.
 pub async fn create(bootstrap: &str, topic: &str, partitions: i32) {
+    create_replicated(bootstrap, topic, partitions, 1).await;
+}
+
+/// Creates a topic with so many replicas; one that is already there is fine.
+pub async fn create_replicated(bootstrap: &str, topic: &str, partitions: i32, replicas: i32) {
     use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
     let admin: AdminClient<_> =
         ClientConfig::new().set("bootstrap.servers", bootstrap).create().expect("an admin client");
-    let topics = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
+    let topics = [NewTopic::new(topic, partitions, TopicReplication::Fixed(replicas))];
     for result in admin.create_topics(&topics, &AdminOptions::new()).await.expect("Kafka answers") {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
