@@ -123,9 +123,13 @@ impl Observer {
     /// The end of each partition; `None` when Kafka does not answer.
     pub fn ends(&self) -> Option<Vec<i64>> {
         let limit = Duration::from_secs(2);
-        (0..self.partitions)
-            .map(|partition| Some(self.looker.fetch_watermarks(&self.topic, partition, limit).ok()?.1))
-            .collect()
+        let end = |partition| Some(self.looker.fetch_watermarks(&self.topic, partition, limit).ok()?.1);
+        let ends: Option<Vec<i64>> = (0..self.partitions).map(end).collect();
+        if ends.is_none() {
+            // The leader it knows may be dead: librdkafka finds out who leads now only when it is asked.
+            drop(self.looker.fetch_metadata(Some(&self.topic), limit));
+        }
+        ends
     }
 }
 

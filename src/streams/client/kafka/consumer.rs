@@ -39,6 +39,9 @@ use crate::streams::{
 /// librdkafka needs a group to assign anything; consumers without one name this and never join it.
 const NO_GROUP: &str = "sluice-no-group";
 
+/// How long a leader has to answer before it is asked who leads now.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+
 /// What the callbacks note for the next poll. Its address is librdkafka's opaque.
 #[derive(Default)]
 struct Notes {
@@ -300,6 +303,24 @@ impl KafkaConsumer {
         Ok(())
     }
 
+    /// Has librdkafka ask who leads the partitions of a topic. What it is told it keeps, so the answer is of no interest here.
+    fn ask_for_leaders(&self, topic: &CStr) {
+        // SAFETY: a valid client and name; the topic and what the call returns are ours to let go of.
+        unsafe {
+            let topic = rd::rd_kafka_topic_new(self.client.as_ptr(), topic.as_ptr(), ptr::null_mut());
+            if topic.is_null() {
+                return;
+            }
+            let mut metadata = ptr::null();
+            let wait = millis(ASK_AGAIN_AFTER);
+            let code = rd::rd_kafka_metadata(self.client.as_ptr(), 0, topic, &mut metadata, wait);
+            if code == Code::RD_KAFKA_RESP_ERR_NO_ERROR {
+                rd::rd_kafka_metadata_destroy(metadata);
+            }
+            rd::rd_kafka_topic_destroy(topic);
+        }
+    }
+
     fn list_with_positions(&self, partitions: &[TopicPartition]) -> Result<PartitionList> {
         let mut list = PartitionList::new();
         for tp in partitions {
@@ -495,19 +516,27 @@ impl Consumer for KafkaConsumer {
     fn watermarks(&mut self, partition: &TopicPartition) -> Result<(i64, i64)> {
         let topic = c_string("topic", &partition.topic)?;
         let (mut low, mut high) = (0, 0);
-        // SAFETY: all pointers are valid for the call.
-        let code = unsafe {
-            rd::rd_kafka_query_watermark_offsets(
-                self.client.as_ptr(),
-                topic.as_ptr(),
-                partition.partition,
-                &mut low,
-                &mut high,
-                millis(REQUEST_TIMEOUT),
-            )
-        };
-        self.check(&format!("watermarks of {partition}"), code)?;
-        Ok((low, high))
+        let until = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            // SAFETY: all pointers are valid for the call.
+            let code = unsafe {
+                rd::rd_kafka_query_watermark_offsets(
+                    self.client.as_ptr(),
+                    topic.as_ptr(),
+                    partition.partition,
+                    &mut low,
+                    &mut high,
+                    millis(ASK_AGAIN_AFTER),
+                )
+            };
+            if !error::is_of_a_leader(code) || Instant::now() >= until {
+                self.check(&format!("watermarks of {partition}"), code)?;
+                return Ok((low, high));
+            }
+            // librdkafka goes on asking the broker it knows as the leader, dead or not, until its metadata are five minutes old.
+            self.ask_for_leaders(&topic);
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn offset_for_time(&mut self, partition: &TopicPartition, time: Timestamp) -> Result<Option<i64>> {

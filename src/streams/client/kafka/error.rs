@@ -76,6 +76,23 @@ fn is_passing(code: Code) -> bool {
     )
 }
 
+/// The broker that was asked does not answer, or leads the partition no more.
+pub(super) fn is_of_a_leader(code: Code) -> bool {
+    use Code::*;
+    matches!(
+        code,
+        RD_KAFKA_RESP_ERR__TIMED_OUT
+            | RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE
+            | RD_KAFKA_RESP_ERR__TRANSPORT
+            | RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT
+            | RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE
+            | RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION
+            | RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH
+            | RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH
+            | RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE
+    )
+}
+
 /// An error that comes as a bare code. `what` says what was tried, on what.
 pub(super) fn of_code(what: &str, code: Code) -> StreamsError {
     let text = format!("kafka: {what}: {}", describe(code));
