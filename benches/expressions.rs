@@ -6,9 +6,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use sluice::streams::file::{
-    expression::{Expression, Predicate, Scope, check, check_boolean},
-    value::{Column, ColumnType, DataType, Datum, Row},
+use sluice::streams::{
+    file::{Datum, Row},
+    internals::{Column, ColumnType, DataType, Expression, Predicate, Scope, check, check_boolean},
 };
 
 fn columns() -> Vec<Column> {

@@ -7,12 +7,13 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use sluice::streams::{
+    internals::{
+        CacheOptions, KeyValueStore, Order, SavePolicy, SavedOffsets, SessionStore, Store, StoreEnvironment,
+        TaskDb, TaskDbOptions, ValueAndTimestamp, WindowStore,
+    },
     record::{ByteKey, ConsumerRecord, Headers, RecordContext},
     serdes::HasSerde,
-    state::{
-        Backend, CacheOptions, KeyValueStore, Order, SavePolicy, SavedOffsets, SessionStore, Store,
-        StoreBuilder, StoreEnvironment, StoreKind, TaskDb, TaskDbOptions, ValueAndTimestamp, WindowStore,
-    },
+    stores::{Backend, StoreBuilder, StoreKind},
 };
 
 const ROWS: u64 = 100_000;
@@ -50,7 +51,9 @@ fn build(kind: StoreKind, logging: bool, cached: bool, db: Option<&TaskDb>) -> S
     builder.caching = cached;
     builder.backend = Backend::Persistent;
     let cache = Some(CacheOptions { max_bytes: 64 << 20, keep_clean: true });
-    builder.build(&StoreEnvironment { cache, db: db.cloned() }).expect("the store can be built")
+    builder
+        .build(&StoreEnvironment { cache, db: db.cloned(), ..StoreEnvironment::default() })
+        .expect("the store can be built")
 }
 
 fn open(folder: &tempfile::TempDir, budget_bytes: u64) -> TaskDb {

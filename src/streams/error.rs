@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::record::ProducerRecord;
+
 /// What went wrong, named by what to do about it (architecture: "errors, named by what the receiver does").
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -35,6 +37,10 @@ pub enum StreamsError {
     /// A user's function failed on a record; the processing handler decides what happens.
     #[error("{0}")]
     Processing(#[from] ProcessingError),
+    /// The log refuses this one record and would refuse it again (too large, for instance), while others can be written: the production
+    /// handler decides what happens.
+    #[error("record for topic {} refused: {}", .0.record.topic, .0.error)]
+    RecordRefused(Box<RefusedRecord>),
     /// The topology is not valid.
     #[error("invalid topology: {0}")]
     Topology(String),
@@ -65,6 +71,15 @@ impl ProcessingError {
     pub fn new(class: impl Into<String>, message: impl Into<String>) -> Self {
         Self { class: class.into(), message: message.into() }
     }
+}
+
+/// A record that the log refuses, and why.
+#[derive(Debug)]
+pub struct RefusedRecord {
+    /// The record as it was to be written.
+    pub record: ProducerRecord,
+    /// The class Kafka gives the refusal (`RecordTooLargeException`), and the text.
+    pub error: ProcessingError,
 }
 
 /// Result of engine calls.

@@ -3,7 +3,12 @@
 //! A [`Serde`] is written for one type; [`AnySerde`] is the same with the type erased, which is what nodes and stores
 //! hold. A type that implements [`HasSerde`] needs no serde named in a topology.
 
-use std::{any::type_name, fmt, marker::PhantomData, sync::Arc};
+use std::{
+    any::{Any, TypeId, type_name},
+    fmt,
+    marker::PhantomData,
+    sync::Arc,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -62,17 +67,18 @@ pub trait ColumnSerde: Send + Sync {
 }
 
 trait Erased: Send + Sync {
-    fn serialize(&self, value: &AnyValue, out: &mut Vec<u8>) -> Result<(), ProcessingError>;
+    fn serialize(&self, value: &(dyn Any + Send + Sync), out: &mut Vec<u8>) -> Result<(), ProcessingError>;
     fn deserialize(&self, bytes: &[u8]) -> Result<AnyValue, ProcessingError>;
     fn columns(&self) -> Option<Arc<dyn ColumnSerde>>;
     fn partitioning_suffix(&self) -> usize;
     fn type_name(&self) -> &'static str;
+    fn value_type(&self) -> TypeId;
 }
 
 struct Typed<T, S>(S, PhantomData<fn() -> T>);
 
 impl<T: Send + Sync + 'static, S: Serde<T>> Erased for Typed<T, S> {
-    fn serialize(&self, value: &AnyValue, out: &mut Vec<u8>) -> Result<(), ProcessingError> {
+    fn serialize(&self, value: &(dyn Any + Send + Sync), out: &mut Vec<u8>) -> Result<(), ProcessingError> {
         match value.downcast_ref::<T>() {
             Some(value) => self.0.serialize(value, out),
             // Java throws ClassCastException here: a serde named for another type than the stream carries.
@@ -98,6 +104,10 @@ impl<T: Send + Sync + 'static, S: Serde<T>> Erased for Typed<T, S> {
     fn type_name(&self) -> &'static str {
         type_name::<T>()
     }
+
+    fn value_type(&self) -> TypeId {
+        TypeId::of::<T>()
+    }
 }
 
 /// A [`Serde`] with its type erased. Cloning is cheap.
@@ -113,13 +123,27 @@ impl AnySerde {
     /// The bytes of a value.
     pub fn to_bytes(&self, value: &AnyValue) -> Result<Vec<u8>, ProcessingError> {
         let mut out = Vec::new();
-        self.0.serialize(value, &mut out)?;
+        self.0.serialize(&**value, &mut out)?;
         Ok(out)
     }
 
     /// Appends the bytes of a value.
     pub fn serialize(&self, value: &AnyValue, out: &mut Vec<u8>) -> Result<(), ProcessingError> {
+        self.0.serialize(&**value, out)
+    }
+
+    /// As [`serialize`](Self::serialize), of a value that nobody shares.
+    pub(crate) fn serialize_ref<T: Send + Sync + 'static>(
+        &self,
+        value: &T,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProcessingError> {
         self.0.serialize(value, out)
+    }
+
+    /// Whether this is the serde of a type.
+    pub(crate) fn is_for<T: 'static>(&self) -> bool {
+        self.0.value_type() == TypeId::of::<T>()
     }
 
     /// A value from bytes.

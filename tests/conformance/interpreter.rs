@@ -12,7 +12,7 @@ use sluice::streams::{
         GlobalKTable, KGroupedStream, KGroupedTable, KStream, KTable, Materialized, Named, StreamsBuilder,
         TopologyConfig, Windowed,
     },
-    state::Backend,
+    stores::Backend,
 };
 
 use crate::{case::Step, functions::Ty, joins, processors, streams, tables, windows, windows::WindowNode};

@@ -4,15 +4,15 @@ use std::{any::Any, collections::HashMap, sync::Arc};
 
 use sluice::streams::{
     error::{ProcessingError, Result as StreamsResult},
+    internals::{KeyValueStore, Order, Store, ValueAndTimestamp, VersionedRecord, with_store},
     kstream::KStream,
     processor::{
-        FixedKeyProcessor, FixedKeyRecord, Processor, ProcessorContext, PunctuationType, ScheduleId, StoreId,
+        FixedKeyProcessor, FixedKeyProcessorContext, FixedKeyRecord, ProcessingContext, Processor,
+        ProcessorContext, PunctuationType, ScheduleId, StoreId,
     },
     record::{AnyValue, ByteKey, Record},
     serdes::HasSerde,
-    state::{
-        KeyValueStore, Order, StoreBuilder, StoreKind, ValueAndTimestamp, VersionedPut, VersionedRecord,
-    },
+    stores::{StoreBuilder, StoreKind, VersionedPut},
 };
 
 use crate::{
@@ -206,14 +206,17 @@ impl CaseProcessor {
 }
 
 /// Key-value access to the processor's store.
-struct Rows<'a, 'b, R> {
-    context: &'a ProcessorContext<'b, String, R>,
+struct Rows<'a, 'b> {
+    context: &'a ProcessingContext<'b>,
     id: StoreId,
 }
 
-impl<R: CaseValue> Rows<'_, '_, R> {
+impl Rows<'_, '_> {
     fn with<T>(&self, f: impl FnOnce(&mut dyn KeyValueStore) -> StreamsResult<T>) -> StreamsResult<T> {
-        self.context.node().with_key_value(self.id, f)
+        with_store(self.context, self.id, |store| match store {
+            Store::KeyValue(store) => f(store.as_mut()),
+            _ => Err(failure("ClassCastException", "the store is not a key-value store")),
+        })
     }
 
     fn get(&self, key: &str) -> StreamsResult<Option<ValueAndTimestamp>> {
@@ -360,7 +363,10 @@ impl<V: CaseValue, R: CaseValue> Processor<String, V, String, R> for CaseProcess
                 let id = self.store()?;
                 let key = key.ok_or_else(|| failure("NullPointerException", "key cannot be null"))?;
                 let (metadata, time) = (context.record_metadata(), record.timestamp);
-                let rows = context.node().with_window(id, |store| {
+                let rows = with_store(context, id, |store| {
+                    let Store::Window(store) = store else {
+                        return Err(failure("ClassCastException", "the store is not a window store"));
+                    };
                     let put = value.map(|value| ValueAndTimestamp {
                         value: erase(value),
                         timestamp: metadata.timestamp,
@@ -425,11 +431,7 @@ impl<V: CaseValue, R: CaseValue> Processor<String, V, String, R> for CaseProcess
     }
 }
 
-fn kv_command<R: CaseValue>(
-    rows: &Rows<'_, '_, R>,
-    key: Option<&str>,
-    command: &str,
-) -> StreamsResult<String> {
+fn kv_command(rows: &Rows<'_, '_>, key: Option<&str>, command: &str) -> StreamsResult<String> {
     // Listings need no key.
     let key = || key.ok_or_else(|| failure("NullPointerException", "key cannot be null"));
     let (verb, argument) = command.split_once(':').unwrap_or((command, ""));
@@ -476,8 +478,8 @@ fn kv_command<R: CaseValue>(
     })
 }
 
-fn versioned_command<R: CaseValue>(
-    context: &ProcessorContext<'_, String, R>,
+fn versioned_command(
+    context: &ProcessingContext<'_>,
     id: StoreId,
     key: &str,
     command: &str,
@@ -491,7 +493,10 @@ fn versioned_command<R: CaseValue>(
             |row| format!("{}@{}..open", text(&value_of(&row.value)), row.timestamp),
         )
     };
-    context.node().with_versioned(id, |store| {
+    with_store(context, id, |store| {
+        let Store::Versioned(store) = store else {
+            return Err(failure("ClassCastException", "the store is not a versioned store"));
+        };
         Ok(match verb {
             "put" | "put_null" => {
                 let value = (verb == "put").then(|| erase(Value::Text(argument.to_owned())));
@@ -519,16 +524,16 @@ struct FixedKey {
 }
 
 impl<V: CaseValue, R: CaseValue> FixedKeyProcessor<String, V, R> for FixedKey {
-    fn init(&mut self, context: &ProcessorContext<'_, String, R>) -> StreamsResult<()> {
+    fn init(&mut self, context: &FixedKeyProcessorContext<'_, String, R>) -> StreamsResult<()> {
         self.store = self.spec.store.as_deref().map(|name| context.state_store(name)).transpose()?;
         Ok(())
     }
 
     fn process(
         &mut self,
-        context: &ProcessorContext<'_, String, R>,
+        context: &FixedKeyProcessorContext<'_, String, R>,
         record: FixedKeyRecord<String, V>,
-    ) -> StreamsResult<Vec<FixedKeyRecord<String, R>>> {
+    ) -> StreamsResult<()> {
         let value = record.value.as_ref().map(|value| value.to_value());
         let value = match self.spec.processor.as_str() {
             "pass" => value,
@@ -550,6 +555,6 @@ impl<V: CaseValue, R: CaseValue> FixedKeyProcessor<String, V, R> for FixedKey {
                 return Err(failure("UnsupportedOperationException", format!("unknown processor {other}")));
             }
         };
-        Ok(vec![record.with_value(value.map(R::from_value).transpose()?)])
+        context.forward(record.with_value(value.map(R::from_value).transpose()?))
     }
 }

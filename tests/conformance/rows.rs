@@ -2,10 +2,11 @@
 
 use serde_json::{Value as Json, json};
 use sluice::streams::{
+    internals::{Store, ValueAndTimestamp},
     kstream::{SessionWindowedSerde, TimeWindowedSerde, Windowed},
     record::{AnyValue, Headers, ProducerRecord},
     serdes::{AnySerde, HasSerde},
-    state::{Store, StoreBuilder, StoreKind, ValueAndTimestamp},
+    stores::{StoreBuilder, StoreKind},
 };
 
 use crate::{
@@ -271,7 +272,7 @@ pub fn store(store: &mut Store, builder: &StoreBuilder, inputs: &[String]) -> Sh
     let mut rows = Vec::new();
     match store {
         Store::KeyValue(store) => {
-            let all = store.range(None, None, sluice::streams::state::Order::Forward).map_err(failed)?;
+            let all = store.range(None, None, sluice::streams::internals::Order::Forward).map_err(failed)?;
             for (key, row) in all {
                 rows.push(stamped(json!({ "key": plain(&key)?, "value": value(&row.value) }), &row));
             }

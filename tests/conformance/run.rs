@@ -6,11 +6,12 @@ use bytes::Bytes;
 use serde_json::{Map, Value as Json};
 use sluice::streams::{
     config::{Semantics, StreamsConfig},
+    internals::{Hop, hops, store_builders},
     processor::{ErrorHandlers, ErrorResponse},
     record::{ConsumerRecord, Header, Headers, ProducerRecord},
     serdes::AnySerde,
     test_utils::{DriverOptions, TopologyTestDriver},
-    topology::{NodeKind, RecordDecoder, Topology},
+    topology::{RecordDecoder, Topology},
 };
 
 use crate::{
@@ -61,7 +62,7 @@ struct Run<'a> {
     driver: TopologyTestDriver,
     outputs: BTreeMap<String, Output>,
     prefixes: Vec<(String, Output)>,
-    stores: BTreeMap<String, sluice::streams::state::StoreBuilder>,
+    stores: BTreeMap<String, sluice::streams::stores::StoreBuilder>,
     repartitions: Repartitions,
     dead_letter_topic: Option<String>,
     written: BTreeMap<String, Vec<Json>>,
@@ -98,8 +99,7 @@ impl<'a> Run<'a> {
                 .map_err(|error| Difference::new("the settings", "a known extractor", error))?;
             options.timestamp_extractor = Some(extractor);
         }
-        let stores =
-            topology.stores.iter().map(|store| (store.builder.name.clone(), store.builder.clone())).collect();
+        let stores = store_builders(&topology).into_iter().map(|store| (store.name.clone(), store)).collect();
         let repartitions = repartitions(&topology);
         let driver = TopologyTestDriver::with_options(topology, options)
             .map_err(|error| Difference::new("the driver", "started", error))?;
@@ -199,7 +199,7 @@ impl<'a> Run<'a> {
                         };
                         of_step.push(row.map_err(failed)?);
                     }
-                    if matches!(builder.kind, sluice::streams::state::StoreKind::Buffer) {
+                    if matches!(builder.kind, sluice::streams::stores::StoreKind::Buffer) {
                         // The reference writes these in a hash order; the files sort one step's by key.
                         of_step.sort_by_key(|row| rows::key_text(&row["key"]));
                     }
@@ -309,24 +309,14 @@ fn lists(
 }
 
 fn repartitions(topology: &Topology) -> Repartitions {
-    let mut found = Repartitions::new();
-    for node in &topology.nodes {
-        let NodeKind::Source(source) = &node.kind else { continue };
-        for topic in source.topics.iter().filter(|_| source.internal) {
-            let Some(inner) = topic.strip_prefix("app-") else { continue };
-            // A stream's hop has a filter above its sink, a regrouped table's has the node that selects keys.
-            let regrouped = topology.nodes.iter().any(|other| {
-                matches!(&other.kind, NodeKind::Sink(sink)
-                    if matches!(&sink.topic, sluice::streams::topology::SinkTopic::Fixed(t) if t == topic))
-                    && !other.parents.iter().any(|parent| {
-                        let name = &topology.nodes[*parent].name;
-                        name.contains("-repartition-filter") || name.starts_with("KSTREAM-FILTER-")
-                    })
-            });
-            found.insert(inner.to_owned(), (source.decoder.clone(), regrouped));
-        }
-    }
-    found
+    let inner = |hop: &Hop| hop.topic.strip_prefix("app-").map(str::to_owned);
+    // A stream's hop has a filter above its sink, a regrouped table's has the node that selects keys.
+    let filters = |name: &String| name.contains("-repartition-filter") || name.starts_with("KSTREAM-FILTER-");
+    let hops = hops(topology).into_iter().filter_map(|hop| {
+        let regrouped = !hop.writers.is_empty() && !hop.writers.iter().any(filters);
+        Some((inner(&hop)?, (hop.decoder, regrouped)))
+    });
+    hops.collect()
 }
 
 fn consumed(record: &ProducerRecord) -> ConsumerRecord {

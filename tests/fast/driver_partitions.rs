@@ -11,7 +11,6 @@ use sluice::streams::{
     record::{Headers, ProducerRecord, Record},
     runtime::TaskId,
     serdes::HasSerde,
-    state::{Order, Store},
     test_utils::{DriverOptions, Partitions, TestInputTopic, TestOutputTopic, TopologyTestDriver},
 };
 use std::{sync::Arc, time::Duration};
@@ -75,12 +74,9 @@ fn a_key_travels_to_the_partition_it_hashes_to() {
     }
     assert_eq!(driver.store_partitions("counts"), [0, 1, 2, 3]);
     for partition in 0..4 {
-        let rows = driver.with_store_in("counts", partition, |store| match store {
-            Store::KeyValue(store) => store.range(None, None, Order::Forward).unwrap(),
-            _ => unreachable!("count keeps a key-value store"),
-        });
-        let keys: Vec<String> =
-            rows.unwrap().into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect();
+        let rows =
+            driver.key_value_store::<String, i64, _>(("counts", partition), |counts| counts.all()).unwrap();
+        let keys: Vec<String> = rows.into_iter().map(|(key, _)| (*key).clone()).collect();
         let belong: Vec<String> = (0..10)
             .map(|n| format!("v{n}"))
             .filter(|key| driver.partition_of("app-counts-repartition", key.as_bytes()) == partition)
@@ -346,9 +342,9 @@ fn mistakes_are_named() {
     count_by_value(&builder);
     let driver = driver(&builder, Partitions::each(3));
     let error = |result: Result<()>| result.unwrap_err().to_string();
-    let several = error(driver.with_store("counts", |_| ()));
+    let several = error(driver.key_value_store::<String, i64, _>("counts", |_| Ok(())));
     assert!(several.contains("store counts has partitions [0, 1, 2]: choose one"), "{several}");
-    let unknown = error(driver.with_store_in("counts", 3, |_| ()));
+    let unknown = error(driver.key_value_store::<String, i64, _>(("counts", 3), |_| Ok(())));
     assert!(unknown.contains("store counts has no partition 3"), "{unknown}");
     let beyond = error(texts(&driver, "in").pipe_input_to(3, None, Some("x".into()), 0));
     assert!(

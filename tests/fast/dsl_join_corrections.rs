@@ -6,10 +6,11 @@ use std::{sync::Arc, time::Duration};
 use sluice::streams::{
     config::{Semantics, StreamsConfig},
     error::ProcessingError,
+    internals::store_builders,
     kstream::{Consumed, JoinWindows, KStream, StreamsBuilder},
     record::AnyValue,
     serdes::{AnySerde, ColumnSerde, HasSerde, Serde, SqlValue, StringSerde},
-    state::StoreKind,
+    stores::StoreKind,
     test_utils::{DriverOptions, TopologyTestDriver},
 };
 
@@ -164,8 +165,8 @@ fn the_keys_of_waiting_rows_are_only_bytes_to_the_state_file() {
     left_join(&stream("left"), &stream("right")).to("out");
     let topology = builder.build("app").unwrap();
     let columns = |kind: fn(&StoreKind) -> bool| -> Vec<bool> {
-        let stores = topology.stores.iter().filter(|store| kind(&store.builder.kind));
-        stores.map(|store| store.builder.key_serde.columns().is_some()).collect()
+        let stores = store_builders(&topology).into_iter().filter(|store| kind(&store.kind));
+        stores.map(|store| store.key_serde.columns().is_some()).collect()
     };
     assert_eq!(columns(|kind| matches!(kind, StoreKind::KeyValue { .. })), [false], "waiting rows");
     assert_eq!(columns(|kind| matches!(kind, StoreKind::Window { .. })), [true, true], "kept records");

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -12,11 +12,11 @@ use sluice::streams::{
     config::StreamsConfig,
     error::Result,
     kstream::{Consumed, KStream, StreamsBuilder},
-    processor::{Processor, ProcessorContext, erase},
+    processor::{Processor, ProcessorContext, processor_supplier},
     record::{Headers, ProducerRecord, Record, TopicPartition},
     runtime::{KafkaStreams, RunOptions, State},
     serdes::HasSerde,
-    state::{StoreBuilder, StoreKind, ValueAndTimestamp},
+    stores::{StoreBuilder, StoreKind},
     topology::{SinkSpec, SinkTopic, SourceSpec, Topology, TopologyBuilder, serde_decoder, serde_encoder},
 };
 
@@ -33,15 +33,25 @@ fn log(topics: &[&str]) -> Arc<EmbeddedLog> {
 }
 
 fn write(log: &EmbeddedLog, topic: &str, rows: &[(&str, &str)]) {
+    // Prices are there before the orders that need them.
+    let at = if topic == "orders" { 2 } else { 1 };
+    send(log, topic, rows.iter().map(|(key, value)| (*key, *value, at)));
+}
+
+/// Records whose keys are their values, at times.
+fn write_at(log: &EmbeddedLog, topic: &str, rows: &[(&str, i64)]) {
+    send(log, topic, rows.iter().map(|(value, at)| (*value, *value, *at)));
+}
+
+fn send<'a>(log: &EmbeddedLog, topic: &str, rows: impl Iterator<Item = (&'a str, &'a str, i64)>) {
     let mut producer = log.producer(&ProducerConfig::default()).unwrap();
-    for (key, value) in rows {
+    for (key, value, at) in rows {
         let record = ProducerRecord {
             topic: topic.into(),
             partition: None,
             key: Some(Bytes::copy_from_slice(key.as_bytes())),
             value: Some(Bytes::copy_from_slice(value.as_bytes())),
-            // Prices are there before the orders that need them.
-            timestamp: Some(if topic == "orders" { 2 } else { 1 }),
+            timestamp: Some(at),
             headers: Headers::EMPTY,
         };
         producer.send(record).unwrap();
@@ -139,6 +149,29 @@ fn topics_inside_the_application_are_read_from_their_beginning() {
     assert!(streams.close(Duration::from_secs(10)));
 }
 
+/// KIP-1106: a source that starts an hour ago leaves out what is older, and one that finds nothing younger starts at the end.
+#[test]
+fn a_source_starts_as_long_ago_as_it_says() {
+    let log = log(&["in", "old", "out"]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let hours_ago = |hours: i64| now - hours * 3_600_000;
+    write_at(&log, "in", &[("ancient", hours_ago(48)), ("recent", hours_ago(1)), ("new", now)]);
+    write_at(&log, "old", &[("forgotten", hours_ago(48))]);
+    let builder = StreamsBuilder::new();
+    let day = OffsetReset::ByDuration(Duration::from_secs(86_400));
+    let consumed = Consumed::default().with_offset_reset(day);
+    builder.stream_with::<String, String>(&["in"], consumed).to("out");
+    // The other one has it from the application.
+    builder.stream::<String, String>("old").to("out");
+    let state = tempfile::tempdir().unwrap();
+    let mut streams = start(&log, builder.build("ages").unwrap(), day, &state);
+    wait_until(&streams, || streams.state() == State::Running);
+    write_at(&log, "old", &[("fresh", now)]);
+    wait_until(&streams, || outputs(&log).len() >= 3);
+    assert!(streams.close(Duration::from_secs(10)));
+    assert_eq!(outputs(&log), ["fresh", "new", "recent"]);
+}
+
 #[test]
 fn a_source_without_a_policy_refuses_to_guess() {
     let log = log(&["in", "out"]);
@@ -163,12 +196,8 @@ impl Processor<String, String, (), ()> for Fill {
         context: &ProcessorContext<'_, (), ()>,
         record: Record<String, String>,
     ) -> Result<()> {
-        let store = context.state_store("prices")?;
-        let at = context.record_metadata();
-        context.node().with_key_value(store, |prices| {
-            let row = record.value.map(|value| ValueAndTimestamp { value, timestamp: record.timestamp });
-            prices.put(record.key.unwrap_or_default().as_bytes().into(), row, &at)
-        })
+        let prices = context.key_value_store::<String, String>("prices")?;
+        prices.put(&record.key.unwrap_or_default(), record.value.as_deref().cloned())
     }
 }
 
@@ -181,12 +210,11 @@ impl Processor<String, String, String, String> for Price {
         context: &ProcessorContext<'_, String, String>,
         record: Record<String, String>,
     ) -> Result<()> {
-        let store = context.state_store("prices")?;
-        let key = record.key.clone().unwrap_or_default();
-        let row = context.node().with_key_value(store, |prices| prices.get(key.as_bytes()))?;
-        let price = row.and_then(|row| row.value.downcast_ref::<String>().cloned());
+        let prices = context.key_value_store::<String, String>("prices")?;
+        let price = prices.get(&record.key.clone().unwrap_or_default())?;
+        let price = price.as_deref().map_or("?", String::as_str);
         let name = record.value.as_deref().cloned().unwrap_or_default();
-        context.forward(record.with_value(Some(format!("{name} at {}", price.as_deref().unwrap_or("?")))))
+        context.forward(record.with_value(Some(format!("{name} at {price}"))))
     }
 }
 
@@ -205,11 +233,11 @@ fn priced() -> Topology {
             "price-source",
             SourceSpec::new(["prices"], texts()),
             "fill",
-            Arc::new(|| erase(Fill)),
+            processor_supplier(|| Fill),
         )
         .unwrap();
     builder.add_source("orders", SourceSpec::new(["orders"], texts())).unwrap();
-    builder.add_processor("price", Arc::new(|| erase(Price)), &["orders"]).unwrap();
+    builder.add_processor("price", processor_supplier(|| Price), &["orders"]).unwrap();
     builder.connect_processor_and_state_store("price", "prices").unwrap();
     let out = SinkSpec {
         topic: SinkTopic::Fixed("out".into()),

@@ -11,6 +11,7 @@ mod documents;
 mod driver_partitions;
 mod dsl_corrections;
 mod dsl_join_corrections;
+mod dsl_names;
 mod dsl_properties;
 mod dsl_runtime;
 mod dsl_sources;
@@ -19,6 +20,7 @@ mod gate;
 mod http;
 mod ledger;
 mod operator;
+mod processor_api;
 mod rebalancing;
 #[path = "../common/server.rs"]
 mod server;

@@ -16,13 +16,14 @@ use sluice::streams::{
         embedded::{EmbeddedLog, EmbeddedOptions},
     },
     config::{SaveTiming, StreamsConfig},
+    internals::{
+        CommitStep, PartitionPlan, StepHook, StreamThread, TaskOptions, ThreadParts, create_internal_topics,
+        plan_partitions,
+    },
     kstream::{StreamsBuilder, TopologyConfig},
     metrics::StreamsMetrics,
     record::{Headers, ProducerRecord, TopicPartition},
-    runtime::{
-        CommitStep, PartitionPlan, StepHook, StreamThread, TaskId, TaskOptions, TaskState, ThreadParts,
-        ThreadStatus, create_internal_topics, plan_partitions,
-    },
+    runtime::{TaskId, TaskState, ThreadStatus},
     topology::Topology,
 };
 

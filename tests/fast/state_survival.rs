@@ -17,13 +17,13 @@ use sluice::streams::{
     client::{ClientSupplier, ConsumerConfig, NewTopic, ProducerConfig, embedded::EmbeddedLog},
     config::{SaveTiming, StreamsConfig},
     error::{Result, StreamsError},
+    internals::{
+        PartitionPlan, StreamThread, TaskOptions, ThreadParts, create_internal_topics, plan_partitions,
+    },
     kstream::{StreamsBuilder, TopologyConfig},
     metrics::StreamsMetrics,
     record::{Headers, ProducerRecord, TopicPartition},
-    runtime::{
-        PartitionPlan, StreamThread, TaskOptions, TaskState, ThreadParts, ThreadStatus,
-        create_internal_topics, plan_partitions,
-    },
+    runtime::{TaskState, ThreadStatus},
     topology::Topology,
 };
 

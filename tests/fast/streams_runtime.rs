@@ -17,15 +17,13 @@ use sluice::streams::{
     client::{ClientSupplier, ConsumerConfig, NewTopic, ProducerConfig, embedded::EmbeddedLog},
     config::{ProcessingGuarantee, StreamsConfig},
     error::Result,
+    internals::{StreamThread, TaskOptions, ThreadParts, create_internal_topics, plan_partitions},
     metrics::StreamsMetrics,
-    processor::{Processor, ProcessorContext, StoreId, erase},
+    processor::{Processor, ProcessorContext, StoreId, processor_supplier},
     record::{Headers, ProducerRecord, Record, TopicPartition},
-    runtime::{
-        KafkaStreams, RunOptions, State, StreamThread, TaskOptions, ThreadParts, ThreadStatus,
-        create_internal_topics, plan_partitions,
-    },
+    runtime::{KafkaStreams, RunOptions, State, ThreadStatus},
     serdes::HasSerde,
-    state::{StoreBuilder, StoreKind, ValueAndTimestamp},
+    stores::{StoreBuilder, StoreKind},
     topology::{SinkSpec, SinkTopic, SourceSpec, Topology, TopologyBuilder, serde_decoder, serde_encoder},
 };
 
@@ -59,14 +57,9 @@ impl Processor<String, String, String, i64> for Count {
         record: Record<String, String>,
     ) -> Result<()> {
         let (Some(store), Some(key)) = (self.store, record.key.clone()) else { return Ok(()) };
-        let at = context.record_metadata();
-        let count = context.node().with_key_value(store, |counts| {
-            let before = counts.get(key.as_bytes())?;
-            let count = before.and_then(|known| known.value.downcast_ref::<i64>().copied()).unwrap_or(0) + 1;
-            let value = ValueAndTimestamp { value: Arc::new(count), timestamp: record.timestamp };
-            counts.put(key.as_bytes().into(), Some(value), &at)?;
-            Ok(count)
-        })?;
+        let counts = context.key_value_store::<String, i64>(store)?;
+        let count = counts.get(&key)?.map_or(1, |before| *before + 1);
+        counts.put(&key, count)?;
         context.forward(record.with_value(Some(count)))
     }
 }
@@ -75,7 +68,7 @@ fn topology() -> Topology {
     let mut builder = TopologyBuilder::new();
     let text = serde_decoder(String::serde(), String::serde());
     builder.add_source("words", SourceSpec::new(["words"], text.clone())).unwrap();
-    builder.add_processor("by-value", Arc::new(|| erase(ByValue)), &["words"]).unwrap();
+    builder.add_processor("by-value", processor_supplier(|| ByValue), &["words"]).unwrap();
     builder.add_repartition_topic("by-value-repartition", None);
     let internal = SinkSpec {
         topic: SinkTopic::Fixed("by-value-repartition".into()),
@@ -87,7 +80,7 @@ fn topology() -> Topology {
     let mut source = SourceSpec::new(["by-value-repartition"], text);
     source.internal = true;
     builder.add_source("from-repartition", source).unwrap();
-    builder.add_processor("count", Arc::new(|| erase(Count::default())), &["from-repartition"]).unwrap();
+    builder.add_processor("count", processor_supplier(Count::default), &["from-repartition"]).unwrap();
     let kind = StoreKind::KeyValue { timestamped: true };
     builder
         .add_state_store(StoreBuilder::new("counts", kind, String::serde(), i64::serde()), &["count"])

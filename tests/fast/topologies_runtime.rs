@@ -16,12 +16,13 @@ use serde_json::{Value, json};
 use sluice::streams::{
     client::{ClientSupplier, ConsumerConfig, NewTopic, ProducerConfig, embedded::EmbeddedLog},
     config::StreamsConfig,
-    file::{LoadedFile, Processors, load, time::format_timestamp},
+    file::{LoadedFile, Processors, load},
+    internals::{
+        StreamThread, TaskOptions, ThreadParts, create_internal_topics, format_timestamp, plan_partitions,
+    },
     metrics::StreamsMetrics,
     record::{Headers, ProducerRecord, TopicPartition},
-    runtime::{
-        StreamThread, TaskOptions, ThreadParts, ThreadStatus, create_internal_topics, plan_partitions,
-    },
+    runtime::ThreadStatus,
 };
 
 /// 2026-03-01T00:00:00Z.
@@ -124,7 +125,7 @@ fn statistics_are_exact_though_threads_die_with_their_disks() {
     let now = Arc::new(AtomicI64::new(START_MS));
     let spawn = |state: &tempfile::TempDir| {
         let config = Arc::new(StreamsConfig {
-            application_id: topology.application_id.to_string(),
+            application_id: topology.application_id().to_owned(),
             group_id: Some(file.group.clone()),
             state_dir: state.path().to_owned(),
             save_rows_min: 1,

@@ -12,9 +12,10 @@ use std::{
 };
 
 use sluice::streams::{
-    file::{Processors, load, test_file::parse_tests},
-    processor::{AnyProcessor, NodeContext},
-    record::AnyRecord,
+    file::{Processors, Row, load},
+    internals::parse_tests,
+    processor::{Processor, ProcessorContext, processor_supplier},
+    record::Record,
 };
 
 /// Pieces that mean something to one of the readers on the way.
@@ -110,8 +111,12 @@ const PIECES: &[&str] = &[
 
 struct Nothing;
 
-impl AnyProcessor for Nothing {
-    fn process(&mut self, _: NodeContext<'_>, _: AnyRecord) -> sluice::streams::error::Result<()> {
+impl Processor<Vec<u8>, Row, Vec<u8>, Row> for Nothing {
+    fn process(
+        &mut self,
+        _: &ProcessorContext<'_, Vec<u8>, Row>,
+        _: Record<Vec<u8>, Row>,
+    ) -> sluice::streams::error::Result<()> {
         Ok(())
     }
 }
@@ -217,7 +222,7 @@ fn whatever_the_file_says_loading_answers() {
     let cases = if until.is_some() { u64::MAX } else { number("SLUICE_FILE_CASES").unwrap_or(1_500) };
     let corpus = corpus();
     let mut processors = Processors::default();
-    processors.register("known", std::sync::Arc::new(|| Box::new(Nothing)));
+    processors.register("known", processor_supplier(|| Nothing));
     let (mut seed, mut loaded) = (first, 0_u64);
     while seed - first < cases && until.is_none_or(|until| Instant::now() < until) {
         let text = mangled(&corpus, &mut Roll(seed));

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::{prelude::*, test_runner::TestRunner};
 use sluice::streams::{
-    file::{Processors, load, time::parse_timestamp},
+    file::{Processors, load},
+    internals::parse_timestamp,
     record::{Headers, ProducerRecord},
     test_utils::{DriverOptions, TopologyTestDriver},
 };

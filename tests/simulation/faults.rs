@@ -10,9 +10,8 @@ use std::{
 };
 
 use sluice::streams::{
-    client::embedded::LogCall,
     error::{Result, StreamsError},
-    runtime::CommitStep,
+    internals::{CommitStep, LogCall},
 };
 
 use crate::random::Random;

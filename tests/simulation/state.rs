@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use sluice::streams::{
     client::{ClientSupplier, ConsumerConfig, embedded::EmbeddedLog},
+    internals::{Order, Store, StoreEnvironment, StreamThread, changelog_topic},
     record::{ConsumerRecord, TopicPartition},
-    runtime::{StreamThread, TaskId},
-    state::{Backend, Order, Store, StoreBuilder, StoreEnvironment, StoreKind},
-    topology::{Topology, changelog_topic},
+    runtime::TaskId,
+    stores::{Backend, StoreBuilder, StoreKind},
+    topology::Topology,
 };
 
 /// Key, start, end, value, timestamp.
@@ -73,60 +74,46 @@ pub fn check(
     watermarks: bool,
 ) -> Result<usize, String> {
     let mut compared = 0;
-    for subtopology in &topology.subtopologies {
-        for partition in 0..tasks[subtopology.id] {
-            for id in &subtopology.stores {
-                let spec = &topology.stores[id.0];
-                let task = TaskId { subtopology: subtopology.id, partition };
-                let Some(live) =
-                    thread.with_store(task, &spec.builder.name, |store| rows(store, &spec.builder))
-                else {
-                    continue;
-                };
-                let changelog = changelog_topic(&topology.application_id, &spec.builder.name);
-                let builder = StoreBuilder { logging: false, caching: false, ..spec.builder.clone() };
-                let environment = StoreEnvironment { cache: None, db: None };
-                let records = read(log, &changelog, partition);
-                // Where watermarks are on, rows may live longer than by the largest time alone, but not for ever.
-                let replayed = |watermark: Option<i64>| {
-                    let mut anew = builder.build(&environment).expect("a store");
-                    if let Some(watermark) = watermark {
-                        anew.as_state_store().expire_by(watermark);
-                    }
-                    anew.as_state_store().restore(&records).expect("a changelog can be replayed");
-                    rows(&mut anew, &spec.builder)
-                };
-                let (least, most) = (replayed(None), replayed(watermarks.then_some(-1)));
-                compared += 1;
-                let within = |some: &[Row], all: &[Row]| some.iter().all(|row| all.contains(row));
-                if !within(&least, &live) || !within(&live, &most) {
-                    let only = |a: &[Row], b: &[Row]| -> Vec<String> {
-                        let lost = a.iter().filter(|row| !b.contains(row)).take(4);
-                        lost.map(|(key, start, end, value, at)| {
-                            format!("{:?} {start} {end} {value:?} @{at}", String::from_utf8_lossy(key))
-                        })
-                        .collect()
-                    };
-                    return Err(format!(
-                        "store {} of task {task}: {} rows live, {} by the changelog; live only: {:?}; changelog only: {:?}",
-                        spec.builder.name,
-                        live.len(),
-                        least.len(),
-                        only(&live, &most),
-                        only(&least, &live)
-                    ));
+    for (subtopology, described) in stores(topology) {
+        for partition in 0..tasks[subtopology] {
+            let task = TaskId { subtopology, partition };
+            let Some(live) = thread.with_store(task, &described.name, |store| rows(store, &described)) else {
+                continue;
+            };
+            let changelog = changelog_topic(topology.application_id(), &described.name);
+            let builder = StoreBuilder { logging: false, caching: false, ..described.clone() };
+            let environment = StoreEnvironment { cache: None, db: None, ..StoreEnvironment::default() };
+            let records = read(log, &changelog, partition);
+            // Where watermarks are on, rows may live longer than by the largest time alone, but not for ever.
+            let replayed = |watermark: Option<i64>| {
+                let mut anew = builder.build(&environment).expect("a store");
+                if let Some(watermark) = watermark {
+                    anew.as_state_store().expire_by(watermark);
                 }
+                anew.as_state_store().restore(&records).expect("a changelog can be replayed");
+                rows(&mut anew, &described)
+            };
+            let (least, most) = (replayed(None), replayed(watermarks.then_some(-1)));
+            compared += 1;
+            let within = |some: &[Row], all: &[Row]| some.iter().all(|row| all.contains(row));
+            if !within(&least, &live) || !within(&live, &most) {
+                let only = |a: &[Row], b: &[Row]| -> Vec<String> {
+                    let lost = a.iter().filter(|row| !b.contains(row)).take(4);
+                    lost.map(|(key, start, end, value, at)| {
+                        format!("{:?} {start} {end} {value:?} @{at}", String::from_utf8_lossy(key))
+                    })
+                    .collect()
+                };
+                return Err(format!(
+                    "store {} of task {task}: {} rows live, {} by the changelog; live only: {:?}; changelog only: {:?}",
+                    described.name,
+                    live.len(),
+                    least.len(),
+                    only(&live, &most),
+                    only(&least, &live)
+                ));
             }
         }
     }
     Ok(compared)
-}
-
-/// Moves every persistent store to memory.
-pub fn in_memory(topology: &mut Topology) {
-    for store in &mut topology.stores {
-        if store.builder.backend == Backend::Persistent {
-            store.builder.backend = Backend::InMemory;
-        }
-    }
 }

@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use sluice::streams::{
     error::Result,
-    processor::{Processor, ProcessorContext, StoreId, erase},
+    processor::{Processor, ProcessorContext, StoreId, processor_supplier},
     record::Record,
     serdes::HasSerde,
-    state::{StoreBuilder, StoreKind, ValueAndTimestamp},
+    stores::{StoreBuilder, StoreKind},
     topology::{SinkSpec, SinkTopic, SourceSpec, Topology, TopologyBuilder, serde_decoder, serde_encoder},
 };
 
@@ -52,14 +52,9 @@ impl Processor<String, String, String, i64> for Count {
         record: Record<String, String>,
     ) -> Result<()> {
         let (Some(store), Some(key)) = (self.store, record.key.clone()) else { return Ok(()) };
-        let at = context.record_metadata();
-        let count = context.node().with_key_value(store, |counts| {
-            let before = counts.get(key.as_bytes())?;
-            let count = before.and_then(|known| known.value.downcast_ref::<i64>().copied()).unwrap_or(0) + 1;
-            let value = ValueAndTimestamp { value: Arc::new(count), timestamp: record.timestamp };
-            counts.put(key.as_bytes().into(), Some(value), &at)?;
-            Ok(count)
-        })?;
+        let counts = context.key_value_store::<String, i64>(store)?;
+        let count = counts.get(&key)?.map_or(1, |before| *before + 1);
+        counts.put(&key, count)?;
         context.forward(record.with_value(Some(count)))
     }
 }
@@ -75,14 +70,14 @@ fn topology() -> Topology {
     let build = || -> Result<Topology> {
         let mut builder = TopologyBuilder::new();
         builder.add_source("words", SourceSpec::new([INPUT], text.clone()))?;
-        builder.add_processor("by-value", Arc::new(|| erase(ByValue)), &["words"])?;
+        builder.add_processor("by-value", processor_supplier(|| ByValue), &["words"])?;
         builder.add_repartition_topic("by-value-repartition", None);
         let encoder = serde_encoder(String::serde(), String::serde());
         builder.add_sink("to-repartition", sink("by-value-repartition", encoder, true), &["by-value"])?;
         let mut source = SourceSpec::new(["by-value-repartition"], text.clone());
         source.internal = true;
         builder.add_source("from-repartition", source)?;
-        builder.add_processor("count", Arc::new(|| erase(Count::default())), &["from-repartition"])?;
+        builder.add_processor("count", processor_supplier(Count::default), &["from-repartition"])?;
         let kind = StoreKind::KeyValue { timestamped: true };
         builder.add_state_store(StoreBuilder::new(STORE, kind, String::serde(), i64::serde()), &["count"])?;
         builder.add_sink(

@@ -18,13 +18,13 @@ use sluice::streams::{
     },
     config::{ProcessingGuarantee, SaveTiming, StreamsConfig},
     error::StreamsError,
+    internals::{
+        PartitionPlan, StreamThread, TaskOptions, ThreadParts, create_internal_topics, plan_partitions,
+    },
     metrics::StreamsMetrics,
     processor::DropReason,
     record::{Headers, ProducerRecord},
-    runtime::{
-        PartitionPlan, StreamThread, TaskOptions, TaskState, ThreadParts, ThreadStatus,
-        create_internal_topics, plan_partitions,
-    },
+    runtime::{TaskState, ThreadStatus},
     topology::Topology,
 };
 
@@ -129,7 +129,7 @@ impl World {
         // Files are slow: a third of the histories has them.
         let in_memory = random.below(3) != 0;
         if in_memory {
-            state::in_memory(&mut topology);
+            sluice::streams::internals::keep_in_memory(&mut topology);
         }
         let settings = Settings {
             save_timing: match random.below(3) {
@@ -258,7 +258,7 @@ impl World {
             self.count("disks lost", 1);
             return;
         }
-        let application = &*self.topology.application_id;
+        let application = self.topology.application_id();
         let (from, to) = (last.join(application), next.join(application));
         std::fs::create_dir_all(&to).expect("a folder");
         let mut files: Vec<_> = std::fs::read_dir(&from).into_iter().flatten().flatten().collect();
@@ -331,7 +331,7 @@ impl World {
     fn spawn(&mut self, which: usize) -> Option<StreamThread> {
         let settings = &self.settings;
         let config = Arc::new(StreamsConfig {
-            application_id: self.topology.application_id.to_string(),
+            application_id: self.topology.application_id().to_owned(),
             instance_id: which.to_string(),
             poll: Duration::ZERO,
             state_dir: self.instances[which].folder.clone(),

@@ -25,12 +25,14 @@ const FLOORS: &[&[&str]] = &[
     &["record", "serdes", "time", "error", "failpoint", "config", "metrics"],
     &["state"],
     &["processor"],
+    &["stores"],
     &["topology"],
     &["client", "kstream"],
     // Files stand on the DSL's operators where both have them.
     &["file"],
     &["runtime"],
     &["test_utils"],
+    &["internals"],
 ];
 
 /// Single names that may be imported against the floors, each with its reason: from, the name below `streams`, why.

@@ -9,6 +9,7 @@
 mod arrows;
 mod code;
 mod doors;
+mod examples;
 mod promises;
 mod source;
 mod words;
@@ -73,6 +74,11 @@ fn every_test_file_is_run() {
 #[test]
 fn every_named_test_and_file_exists() {
     hold(promises::check_documents(&Repository::read()));
+}
+
+#[test]
+fn every_operator_has_an_example_that_runs() {
+    hold(examples::check(&Repository::read()));
 }
 
 #[test]

@@ -25,8 +25,9 @@ mod read;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-pub use partitioner::{murmur2, partition_for_key};
-pub use read::{read_partitions, read_topic};
+pub use partitioner::partition_for_key;
+pub(crate) use read::read_partitions;
+pub use read::read_topic;
 
 use super::{
     error::Result,
@@ -52,6 +53,9 @@ pub enum OffsetReset {
     Latest,
     /// Refuse: an error names the partition.
     None,
+    /// The first record that is younger than this, counted back from now; where there is none, what comes after now (KIP-1106). An
+    /// application looks the place up; a consumer alone takes only what comes after now.
+    ByDuration(Duration),
 }
 
 /// What a consumer is made with.
@@ -186,6 +190,7 @@ pub trait Producer: Send {
     fn begin_transaction(&mut self) -> Result<()>;
 
     /// Hands a record over. Returns before it is durable; a failure surfaces here, in `flush` or in `commit_transaction`.
+    /// `RecordRefused`: this record was not taken and would not be another time; everything else is as before the call.
     fn send(&mut self, record: ProducerRecord) -> Result<()>;
 
     /// Waits until everything sent is acknowledged; returns the first failure since the last flush. `Retriable`: some of

@@ -31,7 +31,7 @@ pub fn read_topic(
 }
 
 /// As [`read_topic`], for some partitions, each from an offset or from the first one kept after it.
-pub fn read_partitions(
+pub(crate) fn read_partitions(
     supplier: &dyn ClientSupplier,
     from: &BTreeMap<TopicPartition, i64>,
     mut take: impl FnMut(ConsumerRecord) -> Result<()>,

@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = 128;
 
 /// Why a record could not be read. The dead letter carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DecodeError {
+pub(crate) enum DecodeError {
     /// The bytes are not a JSON object.
     NotAnObject {
         /// Byte at which reading stopped.
@@ -63,23 +63,18 @@ impl std::error::Error for DecodeError {}
 
 /// Reads the wanted columns of JSON objects.
 #[derive(Clone, Debug)]
-pub struct RowReader {
+pub(crate) struct RowReader {
     columns: Vec<Column>,
 }
 
 impl RowReader {
     /// A reader of these columns, which become the slots of the rows in this order.
-    pub fn new(columns: Vec<Column>) -> Self {
+    pub(crate) fn new(columns: Vec<Column>) -> Self {
         Self { columns }
     }
 
-    /// The columns read.
-    pub fn columns(&self) -> &[Column] {
-        &self.columns
-    }
-
     /// Reads one record's value.
-    pub fn read(&self, bytes: &[u8]) -> Result<Row, DecodeError> {
+    pub(crate) fn read(&self, bytes: &[u8]) -> Result<Row, DecodeError> {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| DecodeError::NotAnObject { at: error.valid_up_to(), reason: "not UTF-8" })?;
         let mut row = Row::nulls(self.columns.len());
@@ -126,14 +121,14 @@ impl RowReader {
 }
 
 /// Reads one value that was written as JSON outside of an object: a record's key, or a value in a test file.
-pub fn read_datum(data_type: DataType, raw: &str) -> Option<Datum> {
+pub(crate) fn read_datum(data_type: DataType, raw: &str) -> Option<Datum> {
     let mut scanner = Scanner { text: raw, bytes: raw.as_bytes(), at: 0 };
     let kind = scanner.value(1).ok()?;
     if scanner.at == raw.len() { convert(data_type, kind, raw) } else { None }
 }
 
 /// Reads the values of a JSON list that has one of each type; digits of doubles are read exactly.
-pub fn read_list(types: &[DataType], raw: &str) -> Option<Vec<Datum>> {
+pub(crate) fn read_list(types: &[DataType], raw: &str) -> Option<Vec<Datum>> {
     let mut scanner = Scanner { text: raw, bytes: raw.as_bytes(), at: 0 };
     let mut list = Vec::with_capacity(types.len());
     scanner.expect(b'[', "").ok()?;
@@ -150,7 +145,7 @@ pub fn read_list(types: &[DataType], raw: &str) -> Option<Vec<Datum>> {
 }
 
 /// Reads a value from plain text, as keys and texts of test files carry it.
-pub fn read_plain(data_type: DataType, text: &str) -> Option<Datum> {
+pub(crate) fn read_plain(data_type: DataType, text: &str) -> Option<Datum> {
     match data_type {
         DataType::Text => Some(Datum::text(text)),
         DataType::Timestamp => parse_timestamp(text).or_else(|| text.parse().ok()).map(Datum::Timestamp),
@@ -461,14 +456,14 @@ fn abridge(raw: &str) -> String {
 
 /// Writes rows as JSON objects.
 #[derive(Clone, Debug)]
-pub struct RowWriter {
+pub(crate) struct RowWriter {
     /// `"name":` of each column, with the brace or comma before it.
     prefixes: Vec<Vec<u8>>,
 }
 
 impl RowWriter {
     /// A writer with these member names, in the order of the slots.
-    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let prefixes = names
             .into_iter()
             .enumerate()
@@ -483,7 +478,7 @@ impl RowWriter {
     }
 
     /// Appends the row as one object.
-    pub fn write(&self, row: &[Datum], out: &mut Vec<u8>) {
+    pub(crate) fn write(&self, row: &[Datum], out: &mut Vec<u8>) {
         debug_assert_eq!(row.len(), self.prefixes.len(), "a row has the columns of its writer");
         if self.prefixes.is_empty() {
             out.push(b'{');
@@ -497,7 +492,7 @@ impl RowWriter {
 }
 
 /// Appends one value as JSON: moments as RFC 3339 in UTC, durations as milliseconds, infinity as null.
-pub fn write_datum(datum: &Datum, out: &mut Vec<u8>) {
+pub(crate) fn write_datum(datum: &Datum, out: &mut Vec<u8>) {
     match datum {
         Datum::Null => out.extend_from_slice(b"null"),
         Datum::Int(value) | Datum::Duration(value) => write_int(*value, out),
@@ -523,7 +518,7 @@ pub fn write_datum(datum: &Datum, out: &mut Vec<u8>) {
 }
 
 /// Appends a value as plain text, as keys and headers carry it; NULL is nothing.
-pub fn write_plain(datum: &Datum, out: &mut Vec<u8>) {
+pub(crate) fn write_plain(datum: &Datum, out: &mut Vec<u8>) {
     match datum {
         Datum::Null => {}
         Datum::Text(text) => out.extend_from_slice(text.as_bytes()),

@@ -12,26 +12,28 @@
 //! A record's way through a lowered file is the engine's; nothing here runs but the functions that the nodes call. What must always
 //! hold: a file that loads runs, and a mistake is refused at load with its line, a caret and advice.
 
-pub mod diagnostic;
-pub mod expression;
-pub mod json;
-pub mod lower;
+pub(crate) mod diagnostic;
+pub(crate) mod expression;
+pub(crate) mod json;
+pub(crate) mod lower;
 #[cfg(test)]
 mod mistakes;
-pub mod parse;
-pub mod plan;
-pub mod reader;
+pub(crate) mod parse;
+pub(crate) mod plan;
+pub(crate) mod reader;
 mod schema;
-pub mod suggest;
-pub mod test_file;
-pub mod time;
-pub mod value;
-pub mod window;
+pub(crate) mod suggest;
+pub(crate) mod test_file;
+pub(crate) mod time;
+pub(crate) mod value;
+pub(crate) mod window;
 
 pub use diagnostic::Diagnostics;
-pub use lower::{Processors, lower};
-pub use plan::{Plan, plan};
+pub use lower::Processors;
+pub(crate) use lower::lower;
+pub(crate) use plan::{Plan, plan};
 pub use schema::schema;
+pub use value::{Datum, Row};
 
 use std::collections::BTreeSet;
 

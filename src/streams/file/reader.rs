@@ -18,7 +18,7 @@ use super::{
 
 /// A value and its bytes in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spanned<T> {
+pub(crate) struct Spanned<T> {
     /// The value.
     pub value: T,
     /// Its place.
@@ -27,16 +27,16 @@ pub struct Spanned<T> {
 
 impl<T> Spanned<T> {
     /// Puts a value at a place.
-    pub fn new(value: T, span: Range<usize>) -> Self {
+    pub(crate) fn new(value: T, span: Range<usize>) -> Self {
         Self { value, span }
     }
 }
 
 /// A text of the file, with the bytes at which each of its own bytes stands.
-pub type Text = Spanned<String>;
+pub(crate) type Text = Spanned<String>;
 
 /// The place in the file of a part of a text: quotes and escapes counted.
-pub fn place_in(file: &str, text: &Text, part: Range<usize>) -> Range<usize> {
+pub(crate) fn place_in(file: &str, text: &Text, part: Range<usize>) -> Range<usize> {
     let raw = file.get(text.span.clone()).unwrap_or_default();
     let quotes =
         ["\"\"\"", "'''", "\"", "'"].into_iter().find(|quotes| raw.starts_with(quotes)).unwrap_or("");
@@ -75,7 +75,7 @@ fn escape_length(raw: &str) -> usize {
 }
 
 /// A table of the file, read key by key.
-pub struct Section<'a> {
+pub(crate) struct Section<'a> {
     table: &'a dyn TableLike,
     /// What the section is, for messages: "source `issued`".
     pub what: String,
@@ -88,7 +88,7 @@ pub struct Section<'a> {
 
 impl<'a> Section<'a> {
     /// Reads a table.
-    pub fn new(
+    pub(crate) fn new(
         table: &'a dyn TableLike,
         what: String,
         span: Range<usize>,
@@ -98,17 +98,17 @@ impl<'a> Section<'a> {
     }
 
     /// Reports a mistake.
-    pub fn report(&self, diagnostic: Diagnostic) {
+    pub(crate) fn report(&self, diagnostic: Diagnostic) {
         self.diagnostics.borrow_mut().push(diagnostic);
     }
 
     /// The place of a key's name.
-    pub fn key_span(&self, key: &str) -> Range<usize> {
+    pub(crate) fn key_span(&self, key: &str) -> Range<usize> {
         self.table.get_key_value(key).and_then(|(key, _)| key.span()).unwrap_or_else(|| self.span.clone())
     }
 
     /// Whether the key is there.
-    pub fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(|item| !item.is_none())
     }
 
@@ -123,12 +123,12 @@ impl<'a> Section<'a> {
     }
 
     /// Reports a key that must be there and is not.
-    pub fn missing(&self, key: &str, help: impl Into<String>) {
+    pub(crate) fn missing(&self, key: &str, help: impl Into<String>) {
         self.report(Diagnostic::new(self.span.clone(), format!("{} has no `{key}`", self.what)).help(help));
     }
 
     /// A text.
-    pub fn text(&self, key: &'static str) -> Option<Text> {
+    pub(crate) fn text(&self, key: &'static str) -> Option<Text> {
         let item = self.item(key)?;
         match item.as_str() {
             Some(value) => Some(Spanned::new(value.to_owned(), item.span().unwrap_or_default())),
@@ -140,7 +140,7 @@ impl<'a> Section<'a> {
     }
 
     /// A text that must be there.
-    pub fn required_text(&self, key: &'static str, help: &str) -> Option<Text> {
+    pub(crate) fn required_text(&self, key: &'static str, help: &str) -> Option<Text> {
         if !self.has(key) {
             self.asked.borrow_mut().push(key);
             self.missing(key, help);
@@ -150,7 +150,7 @@ impl<'a> Section<'a> {
     }
 
     /// A whole number.
-    pub fn integer(&self, key: &'static str) -> Option<Spanned<i64>> {
+    pub(crate) fn integer(&self, key: &'static str) -> Option<Spanned<i64>> {
         let item = self.item(key)?;
         match item.as_integer() {
             Some(value) => Some(Spanned::new(value, item.span().unwrap_or_default())),
@@ -162,7 +162,7 @@ impl<'a> Section<'a> {
     }
 
     /// True or false.
-    pub fn boolean(&self, key: &'static str) -> Option<Spanned<bool>> {
+    pub(crate) fn boolean(&self, key: &'static str) -> Option<Spanned<bool>> {
         let item = self.item(key)?;
         match item.as_bool() {
             Some(value) => Some(Spanned::new(value, item.span().unwrap_or_default())),
@@ -174,7 +174,7 @@ impl<'a> Section<'a> {
     }
 
     /// A duration, in milliseconds.
-    pub fn duration(&self, key: &'static str) -> Option<Spanned<i64>> {
+    pub(crate) fn duration(&self, key: &'static str) -> Option<Spanned<i64>> {
         let text = self.text(key)?;
         match parse_duration(&text.value) {
             Some(ms) => Some(Spanned::new(ms, text.span)),
@@ -189,7 +189,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of texts; one text stands for a list of one.
-    pub fn texts(&self, key: &'static str) -> Option<Vec<Text>> {
+    pub(crate) fn texts(&self, key: &'static str) -> Option<Vec<Text>> {
         let item = self.item(key)?;
         let span = |value: &Value| value.span().unwrap_or_default();
         match item.as_value() {
@@ -217,7 +217,7 @@ impl<'a> Section<'a> {
     }
 
     /// A table of names and texts, in the order of the file.
-    pub fn map(&self, key: &'static str) -> Option<Vec<(Text, Text)>> {
+    pub(crate) fn map(&self, key: &'static str) -> Option<Vec<(Text, Text)>> {
         let item = self.item(key)?;
         let Some(table) = item.as_table_like() else {
             self.wrong(key, item, "a table of names and texts");
@@ -241,7 +241,7 @@ impl<'a> Section<'a> {
     }
 
     /// A table within the table.
-    pub fn section(&self, key: &'static str) -> Option<Section<'a>> {
+    pub(crate) fn section(&self, key: &'static str) -> Option<Section<'a>> {
         let item = self.item(key)?;
         let Some(table) = item.as_table_like() else {
             self.wrong(key, item, "a table");
@@ -252,12 +252,12 @@ impl<'a> Section<'a> {
     }
 
     /// Whether the key holds a table (and not a text, where both are allowed).
-    pub fn is_table(&self, key: &str) -> bool {
+    pub(crate) fn is_table(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(|item| item.as_table_like().is_some())
     }
 
     /// The named tables under a key (`[source.a]`, `[source.b]`).
-    pub fn sections(&self, key: &'static str) -> Vec<(Text, Section<'a>)> {
+    pub(crate) fn sections(&self, key: &'static str) -> Vec<(Text, Section<'a>)> {
         let Some(item) = self.item(key) else { return Vec::new() };
         let Some(table) = item.as_table_like() else {
             self.wrong(key, item, &format!("tables with names, `[{key}.name]`"));
@@ -284,7 +284,7 @@ impl<'a> Section<'a> {
     }
 
     /// The tables of a list (`[[test]]`, or a list of inline tables).
-    pub fn list(&self, key: &'static str) -> Vec<Section<'a>> {
+    pub(crate) fn list(&self, key: &'static str) -> Vec<Section<'a>> {
         let Some(item) = self.item(key) else { return Vec::new() };
         let what = format!("`{key}` of {}", self.what.rsplit(" of ").next().unwrap_or_default());
         let make = |table: &'a dyn TableLike, span: Option<Range<usize>>| {
@@ -311,7 +311,7 @@ impl<'a> Section<'a> {
     }
 
     /// A table of names and whole numbers.
-    pub fn numbers(&self, key: &'static str) -> Vec<(String, i64)> {
+    pub(crate) fn numbers(&self, key: &'static str) -> Vec<(String, i64)> {
         let Some(item) = self.item(key) else { return Vec::new() };
         let Some(table) = item.as_table_like() else {
             self.wrong(key, item, "a table of names and whole numbers");
@@ -328,17 +328,17 @@ impl<'a> Section<'a> {
     }
 
     /// Anything.
-    pub fn any(&self, key: &'static str) -> Option<&'a Item> {
+    pub(crate) fn any(&self, key: &'static str) -> Option<&'a Item> {
         self.item(key)
     }
 
     /// Whatever the section holds, none of it is to be reported as unknown.
-    pub fn ask_for_all(&self) {
+    pub(crate) fn ask_for_all(&self) {
         self.all_asked.set(true);
     }
 
     /// Reports every key that was not asked for. Call when the section is read.
-    pub fn finish(self) {
+    pub(crate) fn finish(self) {
         let asked = self.asked.borrow();
         for (key, _) in self.table.iter() {
             if self.all_asked.get() || asked.contains(&key) {

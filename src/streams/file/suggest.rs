@@ -3,7 +3,10 @@
 //! Used by every message that refuses a name. What must always hold: a suggestion is one of the candidates.
 
 /// The candidate nearest to what was written, if one is near: another case, one slip, or a third of the letters.
-pub fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn did_you_mean<'a>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let lower = written.to_lowercase();
     let allowed = (written.chars().count() / 3).max(1);
     candidates

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The first moment of a test: 2026-01-01T00:00:00Z.
-pub const DAY_ZERO_MS: i64 = 1_767_225_600_000;
+pub(crate) const DAY_ZERO_MS: i64 = 1_767_225_600_000;
 
 /// One `[[test]]`.
 #[derive(Clone, Debug)]
@@ -194,7 +194,7 @@ fn read_time(section: &Section<'_>, key: &'static str) -> Option<i64> {
 }
 
 /// Milliseconds of a short time, counted from [`DAY_ZERO_MS`], or of RFC 3339.
-pub fn short_time(text: &str) -> Option<i64> {
+pub(crate) fn short_time(text: &str) -> Option<i64> {
     if let Some(ms) = parse_timestamp(text) {
         return Some(ms);
     }

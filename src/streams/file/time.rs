@@ -63,7 +63,7 @@ pub fn parse_timestamp(text: &str) -> Option<i64> {
 }
 
 /// Appends the moment as RFC 3339 in UTC with three digits of the second (`2026-11-23T01:02:03.004Z`).
-pub fn write_timestamp(ms: i64, out: &mut Vec<u8>) {
+pub(crate) fn write_timestamp(ms: i64, out: &mut Vec<u8>) {
     let days = ms.div_euclid(MS_PER_DAY);
     let rest = ms.rem_euclid(MS_PER_DAY);
     let (year, month, day) = civil_from_days(days);
@@ -100,7 +100,7 @@ pub fn format_timestamp(ms: i64) -> String {
 const UNITS: [(&str, i64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", MS_PER_DAY)];
 
 /// Milliseconds of a duration such as `30s`, `1h30m` or `250ms`; whole numbers with units, biggest first or not.
-pub fn parse_duration(text: &str) -> Option<i64> {
+pub(crate) fn parse_duration(text: &str) -> Option<i64> {
     let mut rest = text.trim();
     if rest.is_empty() {
         return None;
@@ -119,7 +119,7 @@ pub fn parse_duration(text: &str) -> Option<i64> {
 }
 
 /// The duration in the largest units that are exact: `90000` is `1m30s`.
-pub fn format_duration(ms: i64) -> String {
+pub(crate) fn format_duration(ms: i64) -> String {
     if ms == 0 {
         return "0s".into();
     }

@@ -9,14 +9,14 @@ use smallvec::SmallVec;
 const MS_PER_DAY: i64 = 86_400_000;
 
 /// The most windows that one record may be in.
-pub const OVERLAP_MAX: i64 = 1_000;
+pub(crate) const OVERLAP_MAX: i64 = 1_000;
 
 /// Starts of windows.
-pub type Starts = SmallVec<[i64; 8]>;
+pub(crate) type Starts = SmallVec<[i64; 8]>;
 
 /// A way to cut time into windows.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Windows {
+pub(crate) enum Windows {
     /// Of equal length, one at every multiple of the step since the epoch.
     Fixed {
         /// Length, ms.
@@ -47,18 +47,19 @@ pub enum Windows {
 
 impl Windows {
     /// Windows of equal length that follow each other.
-    pub fn tumbling(size_ms: i64) -> Self {
+    #[cfg(test)]
+    pub(crate) fn tumbling(size_ms: i64) -> Self {
         Windows::Fixed { size_ms, step_ms: size_ms }
     }
 
     /// Whether windows begin at times that the clock knows beforehand.
-    pub fn is_aligned(&self) -> bool {
+    pub(crate) fn is_aligned(&self) -> bool {
         matches!(self, Windows::Fixed { .. } | Windows::Days { .. })
     }
 
     /// The start of the newest window that a moment is in (of sliding windows and sessions: that may begin there). Moments before
     /// the epoch are in windows before it.
-    pub fn start_of(&self, ms: i64) -> i64 {
+    pub(crate) fn start_of(&self, ms: i64) -> i64 {
         match self {
             Windows::Fixed { step_ms, .. } => ms - ms.rem_euclid(*step_ms),
             Windows::Days { step, zone, .. } => {
@@ -70,7 +71,7 @@ impl Windows {
     }
 
     /// The starts of all aligned windows that a moment is in, oldest first.
-    pub fn starts_of(&self, ms: i64) -> Starts {
+    pub(crate) fn starts_of(&self, ms: i64) -> Starts {
         let newest = self.start_of(ms);
         let mut starts = Starts::new();
         match self {
@@ -99,7 +100,7 @@ impl Windows {
     }
 
     /// The smallest start of a window that holds something at or after the moment: everything that begins before is over.
-    pub fn first_open(&self, ms: i64) -> i64 {
+    pub(crate) fn first_open(&self, ms: i64) -> i64 {
         match self {
             Windows::Sliding { size_ms } => ms.saturating_sub(*size_ms),
             Windows::Session { gap_ms } => ms.saturating_sub(*gap_ms),
@@ -108,7 +109,7 @@ impl Windows {
     }
 
     /// The first moment after the window that begins at `start`; a session's end is not told by its start.
-    pub fn end_of(&self, start: i64) -> i64 {
+    pub(crate) fn end_of(&self, start: i64) -> i64 {
         match self {
             Windows::Fixed { size_ms, .. } => start.saturating_add(*size_ms),
             Windows::Days { days, zone, .. } => match day_number(start, zone) {
@@ -121,7 +122,7 @@ impl Windows {
     }
 
     /// What a result shows as the window's end: where aligned the first moment after it, else the last within it.
-    pub fn shown_end(&self, start: i64) -> i64 {
+    pub(crate) fn shown_end(&self, start: i64) -> i64 {
         match self {
             Windows::Sliding { size_ms } => start.saturating_add(*size_ms),
             _ => self.end_of(start),
@@ -129,7 +130,7 @@ impl Windows {
     }
 
     /// The usual length, ms; of sessions the gap.
-    pub fn size_ms(&self) -> i64 {
+    pub(crate) fn size_ms(&self) -> i64 {
         match self {
             Windows::Fixed { size_ms, .. } | Windows::Sliding { size_ms } => *size_ms,
             Windows::Days { days, .. } => days * MS_PER_DAY,
@@ -138,7 +139,7 @@ impl Windows {
     }
 
     /// The zone's name, where there is one.
-    pub fn zone(&self) -> Option<&str> {
+    pub(crate) fn zone(&self) -> Option<&str> {
         match self {
             Windows::Days { zone, .. } => zone.iana_name(),
             _ => None,

@@ -94,6 +94,27 @@ impl<K: Data, V: Data> KStream<K, V> {
 
 impl<K: Data, V: Data> BranchedKStream<K, V> {
     /// Adds a branch. Its stream is found under the split's name followed by `name` (or by its number when not named).
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let parts = builder
+    ///     .stream::<String, i64>("in")
+    ///     .split("size-")
+    ///     .branch(|_, n| n.is_some_and(|n| *n > 100), "big")
+    ///     .branch(|_, n| n.is_some_and(|n| *n > 10), "middle")
+    ///     .no_default_branch();
+    /// parts["size-middle"].to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// // The first branch that wants a record has it; 5 is wanted by none.
+    /// for n in [200, 50, 5] {
+    ///     input.pipe_input(None, Some(n), 0)?;
+    /// }
+    /// assert_eq!(output.read_key_values()?, [(None, Some(50))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn branch(
         self,
         f: impl Fn(Option<&K>, Option<&V>) -> bool + Send + Sync + 'static,
@@ -115,12 +136,42 @@ impl<K: Data, V: Data> BranchedKStream<K, V> {
     }
 
     /// Everything no branch wanted, and all branches by name.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let split = builder.stream::<String, i64>("in").split("sign-");
+    /// let parts = split.branch(|_, n| n.is_some_and(|n| *n < 0), "minus").default_branch("rest");
+    /// parts["sign-rest"].to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(None, Some(-1), 0)?;
+    /// input.pipe_input(None, Some(1), 0)?;
+    /// assert_eq!(output.read_key_values()?, [(None, Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn default_branch(mut self, named: impl Into<Named>) -> BTreeMap<String, KStream<K, V>> {
         self.add(0, &named.into());
         self.branches
     }
 
     /// Drops what no branch wanted; all branches by name.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let split = builder.stream::<String, i64>("in").split("sign-");
+    /// let parts = split.branch(|_, n| n.is_some_and(|n| *n < 0), "minus").no_default_branch();
+    /// parts["sign-minus"].to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(None, Some(-1), 0)?;
+    /// input.pipe_input(None, Some(1), 0)?;
+    /// assert_eq!(output.read_key_values()?, [(None, Some(-1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn no_default_branch(self) -> BTreeMap<String, KStream<K, V>> {
         self.branches
     }

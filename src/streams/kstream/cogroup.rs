@@ -95,6 +95,23 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
 
 impl<K: Data, A: Data> CogroupedKStream<K, A> {
     /// Adds another grouped stream.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (sold, bought) = (builder.stream::<String, i64>("sold"), builder.stream::<String, i64>("bought"));
+    /// let sold = sold.group_by_key().cogroup(|_, n, stock: Option<&i64>| Some(stock? - n?));
+    /// let both = sold.cogroup(&bought.group_by_key(), |_, n, stock| Some(stock? + n?));
+    /// both.aggregate(|| Some(0)).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let sold = driver.input_topic::<String, i64>("sold");
+    /// # let bought = driver.input_topic::<String, i64>("bought");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// bought.pipe_input(Some("tea".into()), Some(10), 0)?;
+    /// sold.pipe_input(Some("tea".into()), Some(3), 1)?;
+    /// assert_eq!(output.read_key_values()?.last(), Some(&(Some("tea".into()), Some(7))));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn cogroup<V: Data>(
         self,
         grouped: &KGroupedStream<K, V>,
@@ -119,11 +136,44 @@ impl<K: Data, A: Data> CogroupedKStream<K, A> {
     }
 
     /// Aggregates without windows.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (sold, bought) = (builder.stream::<String, i64>("sold"), builder.stream::<String, i64>("bought"));
+    /// let sold = sold.group_by_key().cogroup(|_, n, stock: Option<&i64>| Some(stock? - n?));
+    /// let both = sold.cogroup(&bought.group_by_key(), |_, n, stock| Some(stock? + n?));
+    /// both.aggregate(|| Some(100)).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let sold = driver.input_topic::<String, i64>("sold");
+    /// # let bought = driver.input_topic::<String, i64>("bought");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// sold.pipe_input(Some("tea".into()), Some(3), 1)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("tea".into()), Some(97))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate(&self, init: impl Fn() -> Option<A> + Send + Sync + 'static) -> KTable<K, A> {
         self.aggregate_with(move || Ok(init()), Named::default(), Materialized::default())
     }
 
     /// As [`aggregate`](Self::aggregate), named and stored as said.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (sold, bought) = (builder.stream::<String, i64>("sold"), builder.stream::<String, i64>("bought"));
+    /// let sold = sold.group_by_key().cogroup(|_, n, stock: Option<&i64>| Some(stock? - n?));
+    /// let both = sold.cogroup(&bought.group_by_key(), |_, n, stock| Some(stock? + n?));
+    /// both.aggregate_with(|| Ok(Some(0)), Named::default(), Materialized::named("stock")).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let sold = driver.input_topic::<String, i64>("sold");
+    /// # let bought = driver.input_topic::<String, i64>("bought");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// bought.pipe_input(Some("tea".into()), Some(10), 0)?;
+    /// let tea = driver.key_value_store("stock", |stock| stock.get(&"tea".to_owned()))?;
+    /// assert_eq!(tea.as_deref(), Some(&10_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate_with(
         &self,
         init: impl Fn() -> UserResult<Option<A>> + Send + Sync + 'static,
@@ -144,11 +194,51 @@ impl<K: Data, A: Data> CogroupedKStream<K, A> {
     }
 
     /// Aggregates by window.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let (sold, bought) = (builder.stream::<String, i64>("sold"), builder.stream::<String, i64>("bought"));
+    /// let sold = sold.group_by_key().cogroup(|_, n, stock: Option<&i64>| Some(stock? - n?));
+    /// let both = sold.cogroup(&bought.group_by_key(), |_, n, stock| Some(stock? + n?));
+    /// let minutes = TimeWindows::of_size_with_no_grace(Duration::from_secs(60));
+    /// let changes = both.windowed_by(minutes).aggregate(|| Some(0)).to_stream();
+    /// changes.select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let sold = driver.input_topic::<String, i64>("sold");
+    /// # let bought = driver.input_topic::<String, i64>("bought");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// bought.pipe_input(Some("tea".into()), Some(10), 59_000)?;
+    /// sold.pipe_input(Some("tea".into()), Some(3), 61_000)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("tea@0".into()), Some(10)), (Some("tea@60000".into()), Some(-3))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn windowed_by(&self, windows: impl Into<Windows>) -> TimeWindowedCogroupedKStream<K, A> {
         TimeWindowedCogroupedKStream { cogrouped: self.clone(), windows: windows.into() }
     }
 
     /// Aggregates by session.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let (sold, bought) = (builder.stream::<String, i64>("sold"), builder.stream::<String, i64>("bought"));
+    /// let sold = sold.group_by_key().cogroup(|_, n, stock: Option<&i64>| Some(stock? - n?));
+    /// let both = sold.cogroup(&bought.group_by_key(), |_, n, stock| Some(stock? + n?));
+    /// let visits = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_secs(60));
+    /// let table = both.windowed_by_session(visits).aggregate(|| Some(0), |_, a, b| Some(a? + b?));
+    /// table.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let sold = driver.input_topic::<String, i64>("sold");
+    /// # let bought = driver.input_topic::<String, i64>("bought");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// bought.pipe_input(Some("tea".into()), Some(10), 0)?;
+    /// sold.pipe_input(Some("tea".into()), Some(3), 61_000)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("tea@0".into()), Some(10)), (Some("tea@61000".into()), Some(-3))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn windowed_by_session(&self, windows: SessionWindows) -> SessionWindowedCogroupedKStream<K, A> {
         SessionWindowedCogroupedKStream { cogrouped: self.clone(), windows }
     }
@@ -263,11 +353,49 @@ pub struct TimeWindowedCogroupedKStream<K, A> {
 
 impl<K: Data, A: Data> TimeWindowedCogroupedKStream<K, A> {
     /// Aggregates by key and window.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let (sold, bought) = (builder.stream::<String, i64>("sold"), builder.stream::<String, i64>("bought"));
+    /// let sold = sold.group_by_key().cogroup(|_, n, stock: Option<&i64>| Some(stock? - n?));
+    /// let both = sold.cogroup(&bought.group_by_key(), |_, n, stock| Some(stock? + n?));
+    /// let minutes = TimeWindows::of_size_with_no_grace(Duration::from_secs(60));
+    /// both.windowed_by(minutes).aggregate(|| Some(0)).to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let sold = driver.input_topic::<String, i64>("sold");
+    /// # let bought = driver.input_topic::<String, i64>("bought");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// bought.pipe_input(Some("tea".into()), Some(10), 70_000)?;
+    /// sold.pipe_input(Some("tea".into()), Some(3), 80_000)?;
+    /// assert_eq!(output.read_key_values()?.last(), Some(&(Some("tea@60000".into()), Some(7))));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate(&self, init: impl Fn() -> Option<A> + Send + Sync + 'static) -> KTable<Windowed<K>, A> {
         self.aggregate_with(move || Ok(init()), Named::default(), Materialized::default())
     }
 
     /// As [`aggregate`](Self::aggregate), named and stored as said.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let (sold, bought) = (builder.stream::<String, i64>("sold"), builder.stream::<String, i64>("bought"));
+    /// let sold = sold.group_by_key().cogroup(|_, n, stock: Option<&i64>| Some(stock? - n?));
+    /// let both = sold.cogroup(&bought.group_by_key(), |_, n, stock| Some(stock? + n?));
+    /// let minutes = both.windowed_by(TimeWindows::of_size_with_no_grace(Duration::from_secs(60)));
+    /// minutes.aggregate_with(|| Ok(Some(0)), Named::default(), Materialized::named("per-minute"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let sold = driver.input_topic::<String, i64>("sold");
+    /// # let bought = driver.input_topic::<String, i64>("bought");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// bought.pipe_input(Some("tea".into()), Some(10), 70_000)?;
+    /// let tea = driver.window_store("per-minute", |rows| rows.fetch(&"tea".to_owned(), 60_000))?;
+    /// assert_eq!(tea.as_deref(), Some(&10_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate_with(
         &self,
         init: impl Fn() -> UserResult<Option<A>> + Send + Sync + 'static,
@@ -306,6 +434,27 @@ pub struct SessionWindowedCogroupedKStream<K, A> {
 
 impl<K: Data, A: Data> SessionWindowedCogroupedKStream<K, A> {
     /// Aggregates by key and session; `merge` combines sessions that become one.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let (sold, bought) = (builder.stream::<String, i64>("sold"), builder.stream::<String, i64>("bought"));
+    /// let sold = sold.group_by_key().cogroup(|_, n, stock: Option<&i64>| Some(stock? - n?));
+    /// let both = sold.cogroup(&bought.group_by_key(), |_, n, stock| Some(stock? + n?));
+    /// let visits = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_secs(60));
+    /// let table = both.windowed_by_session(visits).aggregate(|| Some(0), |_, a, b| Some(a? + b?));
+    /// table.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let sold = driver.input_topic::<String, i64>("sold");
+    /// # let bought = driver.input_topic::<String, i64>("bought");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// bought.pipe_input(Some("tea".into()), Some(10), 1_000)?;
+    /// sold.pipe_input(Some("tea".into()), Some(3), 31_000)?;
+    /// // The session has grown: the one it was is gone, the one it is now has both.
+    /// assert_eq!(output.read_key_values()?.last(), Some(&(Some("tea@1000".into()), Some(7))));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate(
         &self,
         init: impl Fn() -> Option<A> + Send + Sync + 'static,
@@ -316,6 +465,27 @@ impl<K: Data, A: Data> SessionWindowedCogroupedKStream<K, A> {
     }
 
     /// As [`aggregate`](Self::aggregate), named and stored as said.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let (sold, bought) = (builder.stream::<String, i64>("sold"), builder.stream::<String, i64>("bought"));
+    /// let sold = sold.group_by_key().cogroup(|_, n, stock: Option<&i64>| Some(stock? - n?));
+    /// let both = sold.cogroup(&bought.group_by_key(), |_, n, stock| Some(stock? + n?));
+    /// let visits = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_secs(60));
+    /// let stored = Materialized::named("visits");
+    /// both.windowed_by_session(visits)
+    ///     .aggregate_with(|| Ok(Some(0)), |_, a, b| Ok(Some(a.unwrap() + b.unwrap())), Named::default(), stored);
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let sold = driver.input_topic::<String, i64>("sold");
+    /// # let bought = driver.input_topic::<String, i64>("bought");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// bought.pipe_input(Some("tea".into()), Some(10), 1_000)?;
+    /// let tea = driver.session_store("visits", |rows| rows.fetch_session(&"tea".to_owned(), 1_000, 1_000))?;
+    /// assert_eq!(tea.as_deref(), Some(&10_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate_with(
         &self,
         init: impl Fn() -> UserResult<Option<A>> + Send + Sync + 'static,

@@ -74,6 +74,20 @@ impl<K: Data, V: Data> KStream<K, V> {
     }
 
     /// Keeps the records for which `f` is false.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// builder.stream::<String, i64>("in").filter_not(|_, n| n.is_none_or(|n| *n < 0)).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for n in [Some(-1), Some(1), None] {
+    ///     input.pipe_input(None, n, 0)?;
+    /// }
+    /// assert_eq!(output.read_key_values()?, [(None, Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn filter_not(&self, f: impl Fn(Option<&K>, Option<&V>) -> bool + Send + Sync + 'static) -> Self {
         self.filter_not_named(f, Named::default())
     }

@@ -11,39 +11,41 @@ use crate::streams::{error::ProcessingError, record::AnyValue};
 /// Result of user code.
 pub type UserResult<T> = Result<T, ProcessingError>;
 /// A key and a value, either may be null.
-pub type AnyPair = (Option<AnyValue>, Option<AnyValue>);
+pub(super) type AnyPair = (Option<AnyValue>, Option<AnyValue>);
 /// `(key, value) -> keep?`
-pub type Predicate = Arc<dyn Fn(Option<&AnyValue>, Option<&AnyValue>) -> UserResult<bool> + Send + Sync>;
+pub(super) type Predicate =
+    Arc<dyn Fn(Option<&AnyValue>, Option<&AnyValue>) -> UserResult<bool> + Send + Sync>;
 /// `(key, value) -> new value`; also selects keys.
-pub type ValueMapper =
+pub(super) type ValueMapper =
     Arc<dyn Fn(Option<&AnyValue>, Option<&AnyValue>) -> UserResult<Option<AnyValue>> + Send + Sync>;
 /// `(key, value) -> pair`
-pub type KeyValueMapper =
+pub(super) type KeyValueMapper =
     Arc<dyn Fn(Option<&AnyValue>, Option<&AnyValue>) -> UserResult<AnyPair> + Send + Sync>;
 /// `(key, value) -> pairs`
-pub type FlatKeyValueMapper =
+pub(super) type FlatKeyValueMapper =
     Arc<dyn Fn(Option<&AnyValue>, Option<&AnyValue>) -> UserResult<Vec<AnyPair>> + Send + Sync>;
 /// `(key, value) -> values`
-pub type FlatValueMapper =
+pub(super) type FlatValueMapper =
     Arc<dyn Fn(Option<&AnyValue>, Option<&AnyValue>) -> UserResult<Vec<Option<AnyValue>>> + Send + Sync>;
 /// `(key, value)`, for effect.
-pub type ForeachAction = Arc<dyn Fn(Option<&AnyValue>, Option<&AnyValue>) -> UserResult<()> + Send + Sync>;
+pub(super) type ForeachAction =
+    Arc<dyn Fn(Option<&AnyValue>, Option<&AnyValue>) -> UserResult<()> + Send + Sync>;
 /// The value an aggregate starts from.
-pub type Initializer = Arc<dyn Fn() -> UserResult<Option<AnyValue>> + Send + Sync>;
+pub(super) type Initializer = Arc<dyn Fn() -> UserResult<Option<AnyValue>> + Send + Sync>;
 /// `(key, value, aggregate) -> aggregate`
-pub type Aggregator = Arc<
+pub(super) type Aggregator = Arc<
     dyn Fn(Option<&AnyValue>, Option<&AnyValue>, Option<&AnyValue>) -> UserResult<Option<AnyValue>>
         + Send
         + Sync,
 >;
 /// `(aggregate, value) -> aggregate`
-pub type Reducer =
+pub(super) type Reducer =
     Arc<dyn Fn(Option<&AnyValue>, Option<&AnyValue>) -> UserResult<Option<AnyValue>> + Send + Sync>;
 /// `(key, left, right) -> joined`; also merges sessions.
-pub type Joiner = Aggregator;
+pub(super) type Joiner = Aggregator;
 
 /// A reference to the value inside; another type than promised is an error, not a panic.
-pub fn typed<T: Send + Sync + 'static>(value: Option<&AnyValue>) -> UserResult<Option<&T>> {
+pub(super) fn typed<T: Send + Sync + 'static>(value: Option<&AnyValue>) -> UserResult<Option<&T>> {
     match value {
         None => Ok(None),
         Some(value) => value.downcast_ref::<T>().map(Some).ok_or_else(|| {
@@ -56,7 +58,7 @@ pub fn typed<T: Send + Sync + 'static>(value: Option<&AnyValue>) -> UserResult<O
 }
 
 /// Erases an optional value.
-pub fn erased<T: Send + Sync + 'static>(value: Option<T>) -> Option<AnyValue> {
+pub(super) fn erased<T: Send + Sync + 'static>(value: Option<T>) -> Option<AnyValue> {
     value.map(|value| Arc::new(value) as AnyValue)
 }
 

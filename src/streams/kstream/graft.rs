@@ -37,7 +37,7 @@ pub(crate) struct GraftedNode<'a> {
 
 impl Graft {
     /// An empty graph.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { graph: Rc::new(RefCell::new(Graph::new(TopologyConfig::default()))) }
     }
 
@@ -46,7 +46,7 @@ impl Graft {
     }
 
     /// The node as a stream.
-    pub fn stream<K: Data, V: Data>(&self, node: GraftedNode<'_>) -> KStream<K, V> {
+    pub(crate) fn stream<K: Data, V: Data>(&self, node: GraftedNode<'_>) -> KStream<K, V> {
         KStream::new(StreamCore {
             name: node.name.to_owned(),
             key_serde: Some(node.key),
@@ -59,7 +59,7 @@ impl Graft {
     }
 
     /// The node as a table, read through the getter.
-    pub fn table<K: Data, V: Data>(
+    pub(crate) fn table<K: Data, V: Data>(
         &self,
         node: GraftedNode<'_>,
         getter: ValueGetterSupplier,
@@ -78,12 +78,12 @@ impl Graft {
     }
 
     /// A global store as a global table.
-    pub fn global_table<K: Data, V: Data>(&self, store: &str) -> GlobalKTable<K, V> {
+    pub(crate) fn global_table<K: Data, V: Data>(&self, store: &str) -> GlobalKTable<K, V> {
         GlobalKTable::new(store.to_owned(), false)
     }
 
     /// Adds to the topology what has come to the graph since the last time.
-    pub fn write(&self, topology: &mut TopologyBuilder) -> Result<()> {
+    pub(crate) fn write(&self, topology: &mut TopologyBuilder) -> Result<()> {
         self.graph.borrow_mut().write_new(topology)
     }
 }

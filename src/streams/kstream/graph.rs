@@ -122,7 +122,7 @@ pub(crate) struct GraphNode {
 }
 
 impl GraphNode {
-    pub fn new(name: impl Into<String>, kind: NodeKind) -> Self {
+    pub(crate) fn new(name: impl Into<String>, kind: NodeKind) -> Self {
         Self {
             name: name.into(),
             kind,
@@ -144,7 +144,7 @@ impl GraphNode {
     }
 
     /// A node with a writer of its own.
-    pub fn other(
+    pub(crate) fn other(
         name: impl Into<String>,
         write: impl Fn(&mut TopologyBuilder, &[&str]) -> Result<()> + 'static,
     ) -> Self {
@@ -152,12 +152,12 @@ impl GraphNode {
     }
 
     /// A stateless processor.
-    pub fn processor(name: &str, supplier: ProcessorSupplier) -> Self {
+    pub(crate) fn processor(name: &str, supplier: ProcessorSupplier) -> Self {
         Self::stateful(name, move || supplier.clone(), Vec::new(), None)
     }
 
     /// A processor connected to stores, with at most one store of its own. The supplier is made when the node is written.
-    pub fn stateful(
+    pub(crate) fn stateful(
         name: &str,
         supplier: impl Fn() -> ProcessorSupplier + 'static,
         store_names: Vec<String>,
@@ -165,10 +165,7 @@ impl GraphNode {
     ) -> Self {
         let node = name.to_owned();
         Self::other(name, move |topology, parents| {
-            topology.add_processor(&node, supplier(), parents)?;
-            for store in &store_names {
-                topology.connect_processor_and_state_store(&node, store)?;
-            }
+            topology.add_connected_processor(&node, supplier(), parents, &store_names)?;
             match &store {
                 Some(store) => topology.add_state_store(store.clone(), &[&node]).map(drop),
                 None => Ok(()),
@@ -199,7 +196,7 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    pub fn new(config: TopologyConfig) -> Self {
+    pub(crate) fn new(config: TopologyConfig) -> Self {
         let mut graph = Self {
             nodes: vec![GraphNode::new("root", NodeKind::Root)],
             config,
@@ -222,18 +219,18 @@ impl Graph {
     }
 
     /// The next generated name.
-    pub fn new_processor_name(&mut self, prefix: &str) -> String {
+    pub(crate) fn new_processor_name(&mut self, prefix: &str) -> String {
         self.index += 1;
         format!("{prefix}{:010}", self.index - 1)
     }
 
     /// The next generated store name.
-    pub fn new_store_name(&mut self, prefix: &str) -> String {
+    pub(crate) fn new_store_name(&mut self, prefix: &str) -> String {
         self.new_processor_name(&format!("{prefix}STATE-STORE-"))
     }
 
     /// A given name; an illegal one makes the build fail.
-    pub fn checked_name(&mut self, name: String) -> String {
+    pub(crate) fn checked_name(&mut self, name: String) -> String {
         if let Err(error) = named::validate(&name) {
             self.fail(error);
         }
@@ -241,17 +238,21 @@ impl Graph {
     }
 
     /// Remembers a mistake; [`build`](Self::build) returns the first.
-    pub fn fail(&mut self, error: StreamsError) {
+    pub(crate) fn fail(&mut self, error: StreamsError) {
         self.errors.push(error);
     }
 
     /// Makes the serde of a type known.
-    pub fn register_serde<T: HasSerde>(&mut self) {
+    pub(crate) fn register_serde<T: HasSerde>(&mut self) {
         self.serdes.insert(TypeId::of::<T>(), T::serde());
     }
 
     /// The serde given, else that of the type; a type without one makes the build fail.
-    pub fn serde<T: Send + Sync + 'static>(&mut self, given: Option<AnySerde>, place: &str) -> AnySerde {
+    pub(crate) fn serde<T: Send + Sync + 'static>(
+        &mut self,
+        given: Option<AnySerde>,
+        place: &str,
+    ) -> AnySerde {
         if let Some(serde) = given.or_else(|| self.serdes.get(&TypeId::of::<T>()).cloned()) {
             return serde;
         }
@@ -263,7 +264,7 @@ impl Graph {
     }
 
     /// Adds a node below a parent. A node added below several parents is added once and linked again.
-    pub fn add(&mut self, parent: GraphNodeId, node: GraphNode) -> GraphNodeId {
+    pub(crate) fn add(&mut self, parent: GraphNodeId, node: GraphNode) -> GraphNodeId {
         let id = self.nodes.len();
         self.nodes.push(node);
         self.link(parent, id);
@@ -271,14 +272,14 @@ impl Graph {
     }
 
     /// Links a node below a parent, and gives it its turn in the order of building.
-    pub fn link(&mut self, parent: GraphNodeId, child: GraphNodeId) {
+    pub(crate) fn link(&mut self, parent: GraphNodeId, child: GraphNodeId) {
         self.add_child(parent, child);
         self.nodes[child].build_priority = self.next_build_priority;
         self.next_build_priority += 1;
         self.note_for_optimization(child);
     }
 
-    pub fn add_child(&mut self, parent: GraphNodeId, child: GraphNodeId) {
+    pub(crate) fn add_child(&mut self, parent: GraphNodeId, child: GraphNodeId) {
         if !self.nodes[parent].children.contains(&child) {
             self.nodes[parent].children.push(child);
         }
@@ -287,7 +288,7 @@ impl Graph {
         }
     }
 
-    pub fn remove_child(&mut self, parent: GraphNodeId, child: GraphNodeId) {
+    pub(crate) fn remove_child(&mut self, parent: GraphNodeId, child: GraphNodeId) {
         self.nodes[parent].children.retain(|id| *id != child);
         self.nodes[child].parents.retain(|id| *id != parent);
     }
@@ -313,7 +314,7 @@ impl Graph {
     }
 
     /// Optimises and writes everything.
-    pub fn build(&mut self, application_id: &str) -> Result<Topology> {
+    pub(crate) fn build(&mut self, application_id: &str) -> Result<Topology> {
         if let Some(error) = self.errors.first() {
             return Err(StreamsError::Topology(match error {
                 StreamsError::Topology(reason) => reason.clone(),
@@ -351,7 +352,7 @@ impl Graph {
     }
 
     /// Adds to a topology what has come since the last time.
-    pub fn write_new(&mut self, topology: &mut TopologyBuilder) -> Result<()> {
+    pub(crate) fn write_new(&mut self, topology: &mut TopologyBuilder) -> Result<()> {
         if let Some(error) = self.errors.drain(..).next() {
             return Err(error);
         }

@@ -49,7 +49,7 @@ pub(crate) struct Aggregation {
 impl GroupedCore {
     /// The stream an aggregation reads: behind a hop where the key was changed. `K`, `V` are the stream's types; `store` names
     /// the topic where the grouping does not.
-    pub fn aggregated_stream<K: Data, V: Data>(&self, store: &str) -> StreamCore {
+    pub(crate) fn aggregated_stream<K: Data, V: Data>(&self, store: &str) -> StreamCore {
         if !self.stream.repartition_required {
             return self.stream.clone();
         }
@@ -82,7 +82,7 @@ impl GroupedCore {
     }
 
     /// Adds an aggregation and returns its table.
-    pub fn aggregate<K: Data, V: Data, KR: Data, VR: Data>(
+    pub(crate) fn aggregate<K: Data, V: Data, KR: Data, VR: Data>(
         &self,
         aggregation: Aggregation,
     ) -> KTable<KR, VR> {
@@ -128,11 +128,39 @@ impl<K, V> Clone for KGroupedStream<K, V> {
 
 impl<K: Data, V: Data> KStream<K, V> {
     /// Groups by the key as it is.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// builder.stream::<String, i64>("in").group_by_key().reduce(|a, b| Some(a? + b?)).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("ann".into()), Some(3), 0)?;
+    /// input.pipe_input(Some("ann".into()), Some(4), 1)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("ann".into()), Some(3)), (Some("ann".into()), Some(7))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn group_by_key(&self) -> KGroupedStream<K, V> {
         self.group_by_key_with(Grouped::default())
     }
 
     /// As [`group_by_key`](Self::group_by_key), with serdes and a name for the repartition topic.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Grouped, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// // The key was changed, so grouping goes through a topic, and that has a name.
+    /// let by_value = builder.stream::<String, String>("in").select_key(|_, v| v.cloned());
+    /// by_value.group_by_key_with(Grouped::named("by-value")).count().to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(None, Some("x".into()), 0)?;
+    /// assert_eq!(driver.read_records("app-by-value-repartition").len(), 1);
+    /// assert_eq!(output.read_key_values()?, [(Some("x".into()), Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn group_by_key_with(&self, grouped: Grouped<K, V>) -> KGroupedStream<K, V> {
         grouped_stream(&self.core, grouped)
     }
@@ -160,6 +188,20 @@ impl<K: Data, V: Data> KStream<K, V> {
     }
 
     /// As [`group_by`](Self::group_by), with serdes and a name, and a function that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Grouped, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let words = builder.stream::<String, String>("in");
+    /// let lengths = words.group_by_with(|_, word| Ok(word.map(|word| word.len() as i64)), Grouped::named("by-length"));
+    /// lengths.count().to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<i64, i64>("out");
+    /// input.pipe_input(None, Some("tea".into()), 0)?;
+    /// assert_eq!(output.read_key_values()?, [(Some(3), Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn group_by_with<KR: Data>(
         &self,
         f: impl Fn(Option<&K>, Option<&V>) -> UserResult<Option<KR>> + Send + Sync + 'static,

@@ -38,7 +38,12 @@ pub(crate) struct JoinBuffer {
 
 impl JoinBuffer {
     /// Opens the buffer. `key_serde` is that of the records' keys.
-    pub fn new(context: NodeContext<'_>, store: &str, key_serde: AnySerde, grace_ms: i64) -> Result<Self> {
+    pub(super) fn new(
+        context: NodeContext<'_>,
+        store: &str,
+        key_serde: AnySerde,
+        grace_ms: i64,
+    ) -> Result<Self> {
         Ok(Self {
             store: context.store(store)?,
             key_serde,
@@ -49,7 +54,7 @@ impl JoinBuffer {
     }
 
     /// Puts a record, unless it is older than the grace: then it is to be joined at once.
-    pub fn put(&self, context: NodeContext<'_>, record: &AnyRecord) -> Result<bool> {
+    pub(super) fn put(&self, context: NodeContext<'_>, record: &AnyRecord) -> Result<bool> {
         let null =
             |what: &str| ProcessingError::new("NullPointerException", format!("{what} cannot be null"));
         let value = record.value.clone().ok_or_else(|| null("value"))?;
@@ -72,17 +77,17 @@ impl JoinBuffer {
     }
 
     /// How long a record waits.
-    pub fn grace_ms(&self) -> i64 {
+    pub(super) fn grace_ms(&self) -> i64 {
         self.grace_ms
     }
 
     /// Moves the buffer's time.
-    pub fn observe(&self, context: NodeContext<'_>, timestamp: Timestamp) {
+    pub(super) fn observe(&self, context: NodeContext<'_>, timestamp: Timestamp) {
         observe(context, self.observed, timestamp);
     }
 
     /// The rows the grace has passed, oldest first.
-    pub fn ready(&self, context: NodeContext<'_>) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
+    pub(super) fn ready(&self, context: NodeContext<'_>) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
         let until = context.clock(self.observed).saturating_sub(self.grace_ms);
         if until < 0 {
             return Ok(Vec::new());
@@ -93,7 +98,7 @@ impl JoinBuffer {
     }
 
     /// Takes one of them: a record that fails to join takes none of those behind it along.
-    pub fn take(
+    pub(super) fn take(
         &self,
         context: NodeContext<'_>,
         row: ByteKey,
@@ -126,7 +131,7 @@ pub(crate) struct BufferedSerde {
 
 impl BufferedSerde {
     /// A serde for rows with values of the given serde.
-    pub fn of(value: AnySerde) -> AnySerde {
+    pub(super) fn of(value: AnySerde) -> AnySerde {
         AnySerde::new::<Buffered>(Self { value })
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct StreamCore {
 
 impl StreamCore {
     /// Adds a stateless processor below this stream; the result keeps key, serdes and all.
-    pub fn processor(&self, named: &Named, prefix: &str, supplier: ProcessorSupplier) -> Self {
+    pub(crate) fn processor(&self, named: &Named, prefix: &str, supplier: ProcessorSupplier) -> Self {
         let mut graph = self.graph.borrow_mut();
         let name = named.or_generate(&mut graph, prefix);
         let node = GraphNode::processor(&name, supplier);
@@ -37,7 +37,7 @@ impl StreamCore {
     }
 
     /// As [`processor`](Self::processor), for an operator that changes values only.
-    pub fn value_changing(&self, named: &Named, prefix: &str, supplier: ProcessorSupplier) -> Self {
+    pub(crate) fn value_changing(&self, named: &Named, prefix: &str, supplier: ProcessorSupplier) -> Self {
         let mut graph = self.graph.borrow_mut();
         let name = named.or_generate(&mut graph, prefix);
         let node = GraphNode { value_changing: true, ..GraphNode::processor(&name, supplier) };
@@ -47,7 +47,7 @@ impl StreamCore {
     }
 
     /// As [`processor`](Self::processor), for an operator that changes keys.
-    pub fn key_changing(&self, named: &Named, prefix: &str, supplier: ProcessorSupplier) -> Self {
+    pub(crate) fn key_changing(&self, named: &Named, prefix: &str, supplier: ProcessorSupplier) -> Self {
         let mut graph = self.graph.borrow_mut();
         let name = named.or_generate(&mut graph, prefix);
         let node = GraphNode { key_changing: true, ..GraphNode::processor(&name, supplier) };
@@ -64,7 +64,7 @@ impl StreamCore {
     }
 
     /// Requires the topics behind this and another stream or table to have equal partition counts; the union of their sources.
-    pub fn copartitioned_with(&self, other: &BTreeSet<String>) -> BTreeSet<String> {
+    pub(crate) fn copartitioned_with(&self, other: &BTreeSet<String>) -> BTreeSet<String> {
         let all: BTreeSet<String> = self.sources.union(other).cloned().collect();
         self.graph.borrow_mut().copartitioned.push(all.clone());
         all

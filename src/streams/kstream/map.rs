@@ -50,7 +50,7 @@ pub(crate) fn select_key_processor(selector: ValueMapper) -> ProcessorSupplier {
 
 impl StreamCore {
     /// Adds a node that selects a new key; the value keeps its serde.
-    pub fn select_key(&self, selector: ValueMapper, named: &Named) -> StreamCore {
+    pub(crate) fn select_key(&self, selector: ValueMapper, named: &Named) -> StreamCore {
         let core = self.key_changing(named, "KSTREAM-KEY-SELECT-", select_key_processor(selector));
         StreamCore { value_serde: self.value_serde.clone(), ..core }
     }

@@ -45,12 +45,12 @@ fn row_of(timestamp: Timestamp, left: bool, key: &[u8]) -> ByteKey {
 
 impl PendingRows {
     /// Opens the store. `key_serde` is that of the records' keys.
-    pub fn new(context: NodeContext<'_>, name: &str, key_serde: AnySerde) -> Result<Self> {
+    pub(super) fn new(context: NodeContext<'_>, name: &str, key_serde: AnySerde) -> Result<Self> {
         Ok(Self { store: context.store(name)?, key_serde })
     }
 
     /// Adds a record.
-    pub fn add(
+    pub(super) fn add(
         &self,
         context: NodeContext<'_>,
         timestamp: Timestamp,
@@ -73,7 +73,7 @@ impl PendingRows {
     }
 
     /// Removes the row of a record that found a partner, if it is there.
-    pub fn remove_if_present(
+    pub(super) fn remove_if_present(
         &self,
         context: NodeContext<'_>,
         timestamp: Timestamp,
@@ -89,13 +89,13 @@ impl PendingRows {
     }
 
     /// Removes a row.
-    pub fn remove(&self, context: NodeContext<'_>, row: ByteKey) -> Result<()> {
+    pub(super) fn remove(&self, context: NodeContext<'_>, row: ByteKey) -> Result<()> {
         let record_context = context.record_context();
         context.with_key_value(self.store, |store| store.put(row, None, &record_context))
     }
 
     /// The rows up to a time (all of them when `None`), oldest first.
-    pub fn rows(&self, context: NodeContext<'_>, until: Option<Timestamp>) -> Result<Vec<PendingRow>> {
+    pub(super) fn rows(&self, context: NodeContext<'_>, until: Option<Timestamp>) -> Result<Vec<PendingRow>> {
         // Rows at the next millisecond begin with these bytes and are longer, so they come after them.
         let end = until.map(|until| until.saturating_add(1).to_be_bytes());
         let rows = context.with_key_value(self.store, |store| {
@@ -133,7 +133,7 @@ pub(crate) struct PendingSerde {
 
 impl PendingSerde {
     /// A serde for rows of either side.
-    pub fn of(left: AnySerde, right: AnySerde) -> AnySerde {
+    pub(super) fn of(left: AnySerde, right: AnySerde) -> AnySerde {
         AnySerde::new::<PendingValues>(Self { left, right })
     }
 

@@ -14,7 +14,10 @@ use super::{
 use crate::streams::processor::{FixedKeyProcessor, Processor, ProcessorSupplier, erase, erase_fixed_key};
 
 impl<K: Data, V: Data> KStream<K, V> {
-    /// Runs a processor, made anew for each task, with access to the stores named.
+    /// Runs a processor, made anew for each task, with access to the stores named and to those it brings
+    /// ([`Processor::stores`]).
+    ///
+    /// The key may change, so grouping and joining what comes out go through a repartition topic.
     ///
     /// ```
     /// # use sluice::streams::{kstream::{Named, StreamsBuilder}, test_utils::TopologyTestDriver, serdes::HasSerde};
@@ -52,7 +55,56 @@ impl<K: Data, V: Data> KStream<K, V> {
         KStream::new(StreamCore { key_serde: None, value_serde: None, repartition_required: true, ..core })
     }
 
-    /// Runs a processor that cannot change keys.
+    /// Runs a processor that cannot change keys, so that nothing behind it must be repartitioned.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Named, StreamsBuilder}, test_utils::TopologyTestDriver, serdes::HasSerde};
+    /// use sluice::streams::{
+    ///     error::Result,
+    ///     processor::{FixedKeyProcessor, FixedKeyProcessorContext, FixedKeyRecord, PunctuationType, ScheduleId},
+    /// };
+    ///
+    /// /// Passes lengths on, and the last record once more every 100 ms of stream time.
+    /// #[derive(Default)]
+    /// struct Lengths(Option<FixedKeyRecord<String, i64>>);
+    ///
+    /// impl FixedKeyProcessor<String, String, i64> for Lengths {
+    ///     fn init(&mut self, context: &FixedKeyProcessorContext<'_, String, i64>) -> Result<()> {
+    ///         context.schedule(100, PunctuationType::StreamTime);
+    ///         Ok(())
+    ///     }
+    ///
+    ///     fn process(
+    ///         &mut self,
+    ///         context: &FixedKeyProcessorContext<'_, String, i64>,
+    ///         record: FixedKeyRecord<String, String>,
+    ///     ) -> Result<()> {
+    ///         let length = record.value.as_ref().map(|value| value.len() as i64);
+    ///         let record = record.with_value(length);
+    ///         self.0 = Some(record.clone());
+    ///         context.forward(record)
+    ///     }
+    ///
+    ///     fn punctuate(
+    ///         &mut self,
+    ///         context: &FixedKeyProcessorContext<'_, String, i64>,
+    ///         _: ScheduleId,
+    ///         _: i64,
+    ///     ) -> Result<()> {
+    ///         self.0.take().map_or(Ok(()), |record| context.forward(record))
+    ///     }
+    /// }
+    ///
+    /// let builder = StreamsBuilder::new();
+    /// builder.stream::<String, String>("in").process_values(Lengths::default, Named::default(), &[]).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.create_input_topic::<String, String>("in", String::serde(), String::serde());
+    /// # let output = driver.create_output_topic::<String, i64>("out", String::serde(), i64::serde());
+    /// input.pipe_input(Some("k".into()), Some("one".into()), 7)?;
+    /// let three = (Some("k".into()), Some(3));
+    /// assert_eq!(output.read_key_values()?, [three.clone(), three]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn process_values<VR: Data, P: FixedKeyProcessor<K, V, VR> + 'static>(
         &self,
         supplier: impl Fn() -> P + Send + Sync + 'static,

@@ -45,7 +45,7 @@ pub(crate) struct Repartition {
 
 impl Repartition {
     /// Names the parts of a hop (Kafka's `createRepartitionedSource`): three numbers are used whether names are given or not.
-    pub fn named(
+    pub(crate) fn named(
         graph: &mut Graph,
         prefix: &str,
         key_serde: AnySerde,
@@ -83,7 +83,7 @@ impl Repartition {
     }
 
     /// Writes filter, sink and source.
-    pub fn write(&self, topology: &mut TopologyBuilder, parents: &[&str]) -> Result<()> {
+    pub(crate) fn write(&self, topology: &mut TopologyBuilder, parents: &[&str]) -> Result<()> {
         topology.add_repartition_topic(&self.topic, self.partitions);
         let sink = SinkSpec {
             topic: SinkTopic::Fixed(self.topic.as_str().into()),
@@ -120,7 +120,7 @@ fn is_generated(prefix: &str) -> bool {
 
 impl StreamCore {
     /// Adds a hop below this stream and returns the stream behind it.
-    pub fn repartitioned(&self, repartition: Repartition) -> Self {
+    pub(crate) fn repartitioned(&self, repartition: Repartition) -> Self {
         let source = repartition.source_name.clone();
         let (key_serde, value_serde) = (repartition.key_serde.clone(), repartition.value_serde.clone());
         let node = self
@@ -141,11 +141,37 @@ impl StreamCore {
 
 impl<K: Data, V: Data> KStream<K, V> {
     /// Sends the stream through a topic of the application, partitioned by key.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// builder.stream::<String, String>("in").select_key(|_, v| v.cloned()).repartition().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, String>("out");
+    /// input.pipe_input(None, Some("x".into()), 0)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("x".into()), Some("x".into()))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn repartition(&self) -> KStream<K, V> {
         self.repartition_with(Repartitioned::default())
     }
 
     /// As [`repartition`](Self::repartition), with the topic's name, partitions and partitioner.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Repartitioned, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let options = Repartitioned::named("spread").with_number_of_partitions(12);
+    /// builder.stream::<String, String>("in").repartition_with(options).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, String>("out");
+    /// input.pipe_input(Some("k".into()), Some("x".into()), 0)?;
+    /// assert_eq!(driver.read_records("app-spread-repartition").len(), 1);
+    /// assert_eq!(output.read_key_values()?.len(), 1);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn repartition_with(&self, options: Repartitioned<K, V>) -> KStream<K, V> {
         let core = &self.core;
         let mut graph = core.graph.borrow_mut();

@@ -83,17 +83,73 @@ pub(crate) fn session_store<K: Data, A: Data>(
 
 impl<K: Data, V: Data> SessionWindowedKStream<K, V> {
     /// Forwards results at each update (the default) or when a session closes.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{EmitStrategy, SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let visits = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_secs(60));
+    /// let windowed = builder.stream::<String, String>("in").group_by_key().windowed_by_session(visits);
+    /// let finals = windowed.emit_strategy(EmitStrategy::OnWindowClose).count().to_stream();
+    /// finals.select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [1_000, 2_000, 90_000] {
+    ///     input.pipe_input(Some("ann".into()), Some("x".into()), at)?;
+    /// }
+    /// // One result for the first visit: a minute has passed since its last record.
+    /// assert_eq!(output.read_key_values()?, [(Some("ann@1000".into()), Some(2))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn emit_strategy(mut self, strategy: EmitStrategy) -> Self {
         self.strategy = strategy;
         self
     }
 
     /// Counts records per key and session.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let visits = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_secs(60));
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by_session(visits).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [1_000, 2_000, 90_000] {
+    ///     input.pipe_input(Some("ann".into()), Some("x".into()), at)?;
+    /// }
+    /// // A session that grows is another session: the one it was is deleted first.
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n)).collect();
+    /// let expected = [("ann@1000", Some(1)), ("ann@1000", None), ("ann@1000", Some(2)), ("ann@90000", Some(1))];
+    /// assert_eq!(counts, expected.map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn count(&self) -> KTable<Windowed<K>, i64> {
         self.counted(&Named::default(), Materialized::default())
     }
 
     /// As [`count`](Self::count), named and stored as said.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let visits = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_secs(60));
+    /// let clicks = builder.stream::<String, String>("in").group_by_key().windowed_by_session(visits);
+    /// clicks.count_with(Named::default(), Materialized::named("visits"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("ann".into()), Some("x".into()), 1_000)?;
+    /// input.pipe_input(Some("ann".into()), Some("y".into()), 2_000)?;
+    /// let rows = driver.session_store::<String, i64, _>("visits", |rows| rows.fetch(&"ann".to_owned()))?;
+    /// assert_eq!((rows[0].start, rows[0].end, *rows[0].value), (1_000, 2_000, 2));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn count_with(
         &self,
         named: impl Into<Named>,
@@ -116,6 +172,22 @@ impl<K: Data, V: Data> SessionWindowedKStream<K, V> {
     }
 
     /// Combines the values of each key and session; the first value is the first result.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let visits = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_secs(60));
+    /// let numbers = builder.stream::<String, i64>("in").group_by_key().windowed_by_session(visits);
+    /// numbers.reduce(|a, b| Some(a? + b?)).to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("k".into()), Some(5), 0)?;
+    /// input.pipe_input(Some("k".into()), Some(7), 1)?;
+    /// assert_eq!(output.read_key_values()?.last(), Some(&(Some("k@0".into()), Some(12))));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn reduce(
         &self,
         f: impl Fn(Option<&V>, Option<&V>) -> Option<V> + Send + Sync + 'static,
@@ -124,6 +196,22 @@ impl<K: Data, V: Data> SessionWindowedKStream<K, V> {
     }
 
     /// As [`reduce`](Self::reduce), named and stored as said, with a function that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let visits = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_secs(60));
+    /// let numbers = builder.stream::<String, i64>("in").group_by_key().windowed_by_session(visits);
+    /// numbers.reduce_with(|a, b| Ok(a.max(b).copied()), Named::default(), Materialized::named("highest"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("k".into()), Some(5), 0)?;
+    /// let highest = driver.session_store("highest", |rows| rows.fetch_session(&"k".to_owned(), 0, 0))?;
+    /// assert_eq!(highest.as_deref(), Some(&5_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn reduce_with(
         &self,
         f: impl Fn(Option<&V>, Option<&V>) -> UserResult<Option<V>> + Send + Sync + 'static,
@@ -140,6 +228,27 @@ impl<K: Data, V: Data> SessionWindowedKStream<K, V> {
     }
 
     /// Folds the values of each key and session; `merge` combines the aggregates of sessions that become one, starting from `init`.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let (gap, grace) = (Duration::from_secs(60), Duration::from_secs(60));
+    /// let visits = SessionWindows::of_inactivity_gap_and_grace(gap, grace);
+    /// let words = builder.stream::<String, String>("in").group_by_key().windowed_by_session(visits);
+    /// let add = |_: Option<&String>, word: Option<&String>, sum: Option<&i64>| Some(sum? + word?.len() as i64);
+    /// let letters = words.aggregate(|| Some(0), add, |_, a, b| Some(a? + b?));
+    /// letters.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// // The third word closes the gap between two sessions: they become one.
+    /// for (word, at) in [("one", 0), ("three", 100_000), ("five", 50_000)] {
+    ///     input.pipe_input(Some("k".into()), Some(word.into()), at)?;
+    /// }
+    /// assert_eq!(output.read_key_values()?.last(), Some(&(Some("k@0".into()), Some(12))));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate<A: Data>(
         &self,
         init: impl Fn() -> Option<A> + Send + Sync + 'static,
@@ -156,6 +265,29 @@ impl<K: Data, V: Data> SessionWindowedKStream<K, V> {
     }
 
     /// As [`aggregate`](Self::aggregate), named and stored as said, with functions that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let visits = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_secs(60));
+    /// let words = builder.stream::<String, String>("in").group_by_key().windowed_by_session(visits);
+    /// let sum = |a: Option<&i64>, b: i64| Ok(a.map(|a| a + b));
+    /// words.aggregate_with(
+    ///     || Ok(Some(0)),
+    ///     move |_, word, letters| sum(letters, word.map_or(0, String::len) as i64),
+    ///     move |_, a, b| sum(a, b.copied().unwrap_or(0)),
+    ///     Named::default(),
+    ///     Materialized::named("letters"),
+    /// );
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("k".into()), Some("two".into()), 0)?;
+    /// let letters = driver.session_store("letters", |rows| rows.fetch_session(&"k".to_owned(), 0, 0))?;
+    /// assert_eq!(letters.as_deref(), Some(&3_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate_with<A: Data>(
         &self,
         init: impl Fn() -> UserResult<Option<A>> + Send + Sync + 'static,

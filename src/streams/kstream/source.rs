@@ -19,7 +19,7 @@ pub(crate) struct StreamSource {
 
 impl StreamSource {
     /// Resolves the serdes of a source.
-    pub fn new<K: Send + Sync + 'static, V: Send + Sync + 'static>(
+    pub(crate) fn new<K: Send + Sync + 'static, V: Send + Sync + 'static>(
         graph: &mut Graph,
         topics: Vec<String>,
         consumed: &Consumed<K, V>,
@@ -36,7 +36,7 @@ impl StreamSource {
     }
 
     /// The node's specification.
-    pub fn spec(&self) -> SourceSpec {
+    pub(crate) fn spec(&self) -> SourceSpec {
         SourceSpec {
             timestamp_extractor: self.timestamp_extractor.clone(),
             offset_reset: self.offset_reset,
@@ -48,7 +48,7 @@ impl StreamSource {
     }
 
     /// Writes the node.
-    pub fn write(&self, name: &str, topology: &mut TopologyBuilder) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, topology: &mut TopologyBuilder) -> Result<()> {
         topology.add_source(name, self.spec()).map(drop)
     }
 }

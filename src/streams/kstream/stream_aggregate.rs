@@ -115,6 +115,20 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     }
 
     /// As [`count`](Self::count), named and stored as said.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let clicks = builder.stream::<String, String>("in").group_by_key();
+    /// clicks.count_with(Named::default(), Materialized::named("clicks"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("ann".into()), Some("x".into()), 0)?;
+    /// let count = driver.key_value_store("clicks", |clicks| clicks.get(&"ann".to_owned()))?;
+    /// assert_eq!(count.as_deref(), Some(&1_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn count_with(&self, named: impl Into<Named>, materialized: Materialized<K, i64>) -> KTable<K, i64> {
         if materialized.store_name.is_none() {
             // Kafka takes a number here and does not use it; later names must agree.
@@ -163,6 +177,23 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     }
 
     /// As [`aggregate`](Self::aggregate), named and stored as said, with functions that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let numbers = builder.stream::<String, i64>("in").group_by_key();
+    /// let least = |_: Option<&String>, n: Option<&i64>, least: Option<&i64>| Ok(n.min(least).copied());
+    /// numbers.aggregate_with(|| Ok(Some(i64::MAX)), least, Named::default(), Materialized::named("least"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for n in [5, 3, 4] {
+    ///     input.pipe_input(Some("k".into()), Some(n), 0)?;
+    /// }
+    /// let least = driver.key_value_store("least", |least| least.get(&"k".to_owned()))?;
+    /// assert_eq!(least.as_deref(), Some(&3_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate_with<A: Data>(
         &self,
         init: impl Fn() -> UserResult<Option<A>> + Send + Sync + 'static,

@@ -106,6 +106,22 @@ impl<K: Data, V: Data> KGroupedStream<K, V> {
     }
 
     /// As [`reduce`](Self::reduce), named and stored as said, with a function that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let bids = builder.stream::<String, i64>("in").group_by_key();
+    /// bids.reduce_with(|a, b| Ok(a.max(b).copied()), Named::default(), Materialized::named("highest"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for bid in [5, 7, 6] {
+    ///     input.pipe_input(Some("lot".into()), Some(bid), 0)?;
+    /// }
+    /// let highest = driver.key_value_store("highest", |bids| bids.get(&"lot".to_owned()))?;
+    /// assert_eq!(highest.as_deref(), Some(&7_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn reduce_with(
         &self,
         f: impl Fn(Option<&V>, Option<&V>) -> UserResult<Option<V>> + Send + Sync + 'static,

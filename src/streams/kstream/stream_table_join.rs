@@ -41,7 +41,7 @@ pub(crate) struct StreamTableJoin {
 
 impl StreamTableJoin {
     /// The join's code.
-    pub fn supplier(self) -> ProcessorSupplier {
+    pub(super) fn supplier(self) -> ProcessorSupplier {
         Arc::new(move || {
             Box::new(StreamTableJoinProcessor {
                 getter: (self.table.make)(),
@@ -170,6 +170,27 @@ impl<K: Data, V: Data> KStream<K, V> {
     }
 
     /// As [`join_table`](Self::join_table), with options, and a function that sees the key and may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Joined, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let names = builder.table::<String, String>("names");
+    /// let clicks = builder.stream::<String, String>("clicks");
+    /// let joiner = |id: Option<&String>, _: Option<&String>, name: Option<&String>| {
+    ///     Ok(Some(format!("{} {}", id.unwrap(), name.map_or("?", String::as_str))))
+    /// };
+    /// clicks.join_table_with(&names, joiner, Joined::named("who")).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let names = driver.input_topic::<String, String>("names");
+    /// # let clicks = driver.input_topic::<String, String>("clicks");
+    /// # let output = driver.output_topic::<String, String>("out");
+    /// names.pipe_input(Some("7".into()), Some("Ann".into()), 0)?;
+    /// clicks.pipe_input(Some("7".into()), Some("/".into()), 1)?;
+    /// clicks.pipe_input(Some("8".into()), Some("/".into()), 2)?;
+    /// let who: Vec<_> = output.read_key_values()?.into_iter().map(|(_, who)| who.unwrap()).collect();
+    /// assert_eq!(who, ["7 Ann"]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn join_table_with<VO: Data, VR: Data>(
         &self,
         table: &KTable<K, VO>,
@@ -203,6 +224,27 @@ impl<K: Data, V: Data> KStream<K, V> {
     }
 
     /// As [`left_join_table`](Self::left_join_table), with options, and a function that sees the key and may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Joined, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let names = builder.table::<String, String>("names");
+    /// let clicks = builder.stream::<String, String>("clicks");
+    /// let joiner = |id: Option<&String>, _: Option<&String>, name: Option<&String>| {
+    ///     Ok(Some(format!("{} {}", id.unwrap(), name.map_or("?", String::as_str))))
+    /// };
+    /// clicks.left_join_table_with(&names, joiner, Joined::named("who")).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let names = driver.input_topic::<String, String>("names");
+    /// # let clicks = driver.input_topic::<String, String>("clicks");
+    /// # let output = driver.output_topic::<String, String>("out");
+    /// names.pipe_input(Some("7".into()), Some("Ann".into()), 0)?;
+    /// clicks.pipe_input(Some("7".into()), Some("/".into()), 1)?;
+    /// clicks.pipe_input(Some("8".into()), Some("/".into()), 2)?;
+    /// let who: Vec<_> = output.read_key_values()?.into_iter().map(|(_, who)| who.unwrap()).collect();
+    /// assert_eq!(who, ["7 Ann", "8 ?"]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn left_join_table_with<VO: Data, VR: Data>(
         &self,
         table: &KTable<K, VO>,
@@ -363,6 +405,25 @@ impl<K: Data, V: Data> KStream<K, V> {
     }
 
     /// Joins each record with the row of a global table whose key `select` names, or with none.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let cities = builder.global_table::<String, String>("cities");
+    /// let orders = builder.stream::<String, String>("orders");
+    /// orders
+    ///     .left_join_global(&cities, |_, city| city.cloned(), |_, name| Some(name.is_some()), Named::default())
+    ///     .to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let cities = driver.input_topic::<String, String>("cities");
+    /// # let orders = driver.input_topic::<String, String>("orders");
+    /// # let output = driver.output_topic::<String, bool>("out");
+    /// cities.pipe_input(Some("UL".into()), Some("Ulm".into()), 0)?;
+    /// orders.pipe_input(Some("1".into()), Some("UL".into()), 1)?;
+    /// orders.pipe_input(Some("2".into()), Some("XX".into()), 2)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("1".into()), Some(true)), (Some("2".into()), Some(false))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn left_join_global<KG: Data, VG: Data, VR: Data>(
         &self,
         table: &GlobalKTable<KG, VG>,

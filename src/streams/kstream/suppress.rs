@@ -45,36 +45,146 @@ pub struct BufferConfig {
 
 impl BufferConfig {
     /// No limit.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{BufferConfig, StreamsBuilder, Suppressed}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let calm = Suppressed::until_time_limit(Duration::from_secs(60), BufferConfig::unbounded());
+    /// builder.table::<String, i64>("in").suppress(calm).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(1), 0)?;
+    /// input.pipe_input(Some("b".into()), Some(2), 1)?;
+    /// assert_eq!(output.read_key_values()?, []);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn unbounded() -> Self {
         Self { max_records: u64::MAX, max_bytes: u64::MAX, when_full: WhenFull::ShutDown }
     }
 
     /// At most this many records.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{BufferConfig, StreamsBuilder, Suppressed}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let calm = Suppressed::until_time_limit(Duration::from_secs(60), BufferConfig::max_records(1));
+    /// builder.table::<String, i64>("in").suppress(calm).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(1), 0)?;
+    /// input.pipe_input(Some("b".into()), Some(2), 1)?;
+    /// // One change fits; the older one goes out early.
+    /// assert_eq!(output.read_key_values()?, [(Some("a".into()), Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn max_records(records: u64) -> Self {
         Self { max_records: records, max_bytes: u64::MAX, when_full: WhenFull::EmitEarly }
     }
 
     /// At most this many bytes, as Kafka estimates them.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{BufferConfig, StreamsBuilder, Suppressed}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let calm = Suppressed::until_time_limit(Duration::from_secs(60), BufferConfig::max_bytes(50));
+    /// builder.table::<String, i64>("in").suppress(calm).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(1), 0)?;
+    /// input.pipe_input(Some("b".into()), Some(2), 1)?;
+    /// // One change fits; the older one goes out early.
+    /// assert_eq!(output.read_key_values()?, [(Some("a".into()), Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn max_bytes(bytes: u64) -> Self {
         Self { max_records: u64::MAX, max_bytes: bytes, when_full: WhenFull::EmitEarly }
     }
 
     /// And at most this many records.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{BufferConfig, StreamsBuilder, Suppressed}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let calm = Suppressed::until_time_limit(Duration::from_secs(60), BufferConfig::max_bytes(1 << 20).with_max_records(1));
+    /// builder.table::<String, i64>("in").suppress(calm).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(1), 0)?;
+    /// input.pipe_input(Some("b".into()), Some(2), 1)?;
+    /// // One change fits; the older one goes out early.
+    /// assert_eq!(output.read_key_values()?, [(Some("a".into()), Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn with_max_records(self, records: u64) -> Self {
         Self { max_records: records, ..self }
     }
 
     /// And at most this many bytes.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{BufferConfig, StreamsBuilder, Suppressed}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let calm = Suppressed::until_time_limit(Duration::from_secs(60), BufferConfig::max_records(1_000).with_max_bytes(50));
+    /// builder.table::<String, i64>("in").suppress(calm).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(1), 0)?;
+    /// input.pipe_input(Some("b".into()), Some(2), 1)?;
+    /// // One change fits; the older one goes out early.
+    /// assert_eq!(output.read_key_values()?, [(Some("a".into()), Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn with_max_bytes(self, bytes: u64) -> Self {
         Self { max_bytes: bytes, ..self }
     }
 
     /// When full, the oldest changes go out early.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{BufferConfig, StreamsBuilder, Suppressed}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let calm = Suppressed::until_time_limit(Duration::from_secs(60), BufferConfig::unbounded().with_max_records(1).emit_early_when_full());
+    /// builder.table::<String, i64>("in").suppress(calm).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(1), 0)?;
+    /// input.pipe_input(Some("b".into()), Some(2), 1)?;
+    /// // One change fits; the older one goes out early.
+    /// assert_eq!(output.read_key_values()?, [(Some("a".into()), Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn emit_early_when_full(self) -> Self {
         Self { when_full: WhenFull::EmitEarly, ..self }
     }
 
     /// When full, the application stops.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{BufferConfig, StreamsBuilder, Suppressed}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let calm = Suppressed::until_time_limit(Duration::from_secs(60), BufferConfig::max_records(1).shut_down_when_full());
+    /// builder.table::<String, i64>("in").suppress(calm).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(1), 0)?;
+    /// assert!(input.pipe_input(Some("b".into()), Some(2), 1).is_err());
+    /// # let _ = output;
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn shut_down_when_full(self) -> Self {
         Self { when_full: WhenFull::ShutDown, ..self }
     }

@@ -50,12 +50,12 @@ pub(crate) struct TableCore {
 
 impl TableCore {
     /// How to read the table.
-    pub fn value_getter(&self) -> ValueGetterSupplier {
+    pub(crate) fn value_getter(&self) -> ValueGetterSupplier {
         self.processor.view()
     }
 
     /// Asks for old values; see [`TableProcessor::enable_sending_old_values`].
-    pub fn enable_sending_old_values(&self, force: bool) -> bool {
+    pub(crate) fn enable_sending_old_values(&self, force: bool) -> bool {
         if !self.sends_old_values.get() {
             if !self.processor.enable_sending_old_values(force) {
                 return false;
@@ -66,7 +66,7 @@ impl TableCore {
     }
 
     /// Requires equal partition counts with another stream or table; the union of their sources.
-    pub fn copartitioned_with(&self, other: &BTreeSet<String>) -> BTreeSet<String> {
+    pub(crate) fn copartitioned_with(&self, other: &BTreeSet<String>) -> BTreeSet<String> {
         let all: BTreeSet<String> = self.sources.union(other).cloned().collect();
         self.graph.borrow_mut().copartitioned.push(all.clone());
         all
@@ -112,7 +112,7 @@ pub(crate) struct MaterializedStore {
 
 impl MaterializedStore {
     /// Generates the store's name with `prefix` when none is given.
-    pub fn new<K, V>(materialized: Materialized<K, V>, graph: &mut Graph, prefix: &str) -> Self {
+    pub(crate) fn new<K, V>(materialized: Materialized<K, V>, graph: &mut Graph, prefix: &str) -> Self {
         let queryable = materialized.store_name.is_some();
         let store_name = match materialized.store_name {
             Some(name) => {
@@ -141,12 +141,12 @@ impl MaterializedStore {
     }
 
     /// The store's name, if the user gave it.
-    pub fn queryable_name(&self) -> Option<String> {
+    pub(crate) fn queryable_name(&self) -> Option<String> {
         self.queryable.then(|| self.store_name.clone())
     }
 
     /// The builder of a key-value (or versioned) store for a table.
-    pub fn key_value_store<K: Send + Sync + 'static, V: Send + Sync + 'static>(
+    pub(crate) fn key_value_store<K: Send + Sync + 'static, V: Send + Sync + 'static>(
         &self,
         graph: &mut Graph,
     ) -> StoreBuilder {
@@ -159,7 +159,7 @@ impl MaterializedStore {
     }
 
     /// The builder of a store of any kind, with the serdes resolved.
-    pub fn store<K: Send + Sync + 'static, V: Send + Sync + 'static>(
+    pub(crate) fn store<K: Send + Sync + 'static, V: Send + Sync + 'static>(
         &self,
         graph: &mut Graph,
         kind: StoreKind,

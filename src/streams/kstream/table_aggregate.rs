@@ -126,11 +126,42 @@ impl AnyProcessor for TableAggregateProcessor {
 
 impl<K: Data, V: Data> KGroupedTable<K, V> {
     /// Counts the rows of each group. See [`KTable::group_by`] for an example.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let users = builder.table::<String, i64>("in");
+    /// let by_sign = users.group_by(|_, n| (n.map(|n| if *n < 0 { "minus" } else { "plus" }.to_owned()), n.copied()));
+    /// by_sign.count().to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(5), 0)?;
+    /// input.pipe_input(Some("a".into()), Some(-5), 1)?;
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(sign, n)| (sign.unwrap(), n.unwrap())).collect();
+    /// assert_eq!(counts, [("plus".into(), 1), ("plus".into(), 0), ("minus".into(), 1)]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn count(&self) -> KTable<K, i64> {
         self.count_with(Named::default(), Materialized::default())
     }
 
     /// As [`count`](Self::count), named and stored as said.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let users = builder.table::<String, i64>("in");
+    /// let by_sign = users.group_by(|_, n| (n.map(|n| if *n < 0 { "minus" } else { "plus" }.to_owned()), n.copied()));
+    /// by_sign.count_with(Named::default(), Materialized::named("signs"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(5), 0)?;
+    /// let plus = driver.key_value_store("signs", |signs| signs.get(&"plus".to_owned()))?;
+    /// assert_eq!(plus.as_deref(), Some(&1_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn count_with(
         &self,
         named: impl Into<Named>,
@@ -183,6 +214,29 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
     }
 
     /// As [`aggregate`](Self::aggregate), named and stored as said, with functions that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let users = builder.table::<String, i64>("in");
+    /// let by_sign = users.group_by(|_, n| (n.map(|n| if *n < 0 { "minus" } else { "plus" }.to_owned()), n.copied()));
+    /// let by = |n: Option<&i64>, sum: Option<&i64>, sign: i64| Ok(n.zip(sum).map(|(n, sum)| sum + sign * n));
+    /// by_sign.aggregate_with(
+    ///     || Ok(Some(0)),
+    ///     move |_, n, sum| by(n, sum, 1),
+    ///     move |_, n, sum| by(n, sum, -1),
+    ///     Named::default(),
+    ///     Materialized::named("sums"),
+    /// );
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(5), 0)?;
+    /// input.pipe_input(Some("a".into()), Some(3), 1)?;
+    /// let plus = driver.key_value_store("sums", |sums| sums.get(&"plus".to_owned()))?;
+    /// assert_eq!(plus.as_deref(), Some(&3_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate_with<A: Data>(
         &self,
         init: impl Fn() -> UserResult<Option<A>> + Send + Sync + 'static,
@@ -200,6 +254,21 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
     }
 
     /// Combines the rows of each group, two at a time: `add(aggregate, row)`, `subtract(aggregate, row)`.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let users = builder.table::<String, i64>("in");
+    /// let by_sign = users.group_by(|_, n| (n.map(|n| if *n < 0 { "minus" } else { "plus" }.to_owned()), n.copied()));
+    /// by_sign.reduce(|a, b| Some(a? + b?), |a, b| Some(a? - b?)).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(5), 0)?;
+    /// input.pipe_input(Some("b".into()), Some(3), 1)?;
+    /// assert_eq!(output.read_key_values()?.last(), Some(&(Some("plus".into()), Some(8))));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn reduce(
         &self,
         add: impl Fn(Option<&V>, Option<&V>) -> Option<V> + Send + Sync + 'static,
@@ -214,6 +283,23 @@ impl<K: Data, V: Data> KGroupedTable<K, V> {
     }
 
     /// As [`reduce`](Self::reduce), named and stored as said, with functions that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let users = builder.table::<String, i64>("in");
+    /// let by_sign = users.group_by(|_, n| (n.map(|n| if *n < 0 { "minus" } else { "plus" }.to_owned()), n.copied()));
+    /// let by = |a: Option<&i64>, b: Option<&i64>, sign: i64| Ok(a.zip(b).map(|(a, b)| a + sign * b));
+    /// let stored = Materialized::named("sums");
+    /// by_sign.reduce_with(move |a, b| by(a, b, 1), move |a, b| by(a, b, -1), Named::default(), stored);
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(5), 0)?;
+    /// let plus = driver.key_value_store("sums", |sums| sums.get(&"plus".to_owned()))?;
+    /// assert_eq!(plus.as_deref(), Some(&5_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn reduce_with(
         &self,
         add: impl Fn(Option<&V>, Option<&V>) -> UserResult<Option<V>> + Send + Sync + 'static,

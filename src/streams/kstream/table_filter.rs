@@ -139,6 +139,21 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// As [`filter`](Self::filter), named, stored when `materialized` is given, with a predicate that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let stock = builder.table::<String, i64>("in");
+    /// stock.filter_with(|_, n| Ok(n.is_some_and(|n| *n > 0)), Named::default(), Some(Materialized::named("available")));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("pen".into()), Some(3), 0)?;
+    /// input.pipe_input(Some("ink".into()), Some(0), 1)?;
+    /// let rows = driver.key_value_store::<String, i64, _>("available", |rows| rows.all())?;
+    /// assert_eq!((rows.len(), rows[0].0.as_str(), *rows[0].1), (1, "pen", 3));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn filter_with(
         &self,
         f: impl Fn(Option<&K>, Option<&V>) -> UserResult<bool> + Send + Sync + 'static,
@@ -149,11 +164,38 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// Keeps the rows for which `f` is false.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// builder.table::<String, i64>("in").filter_not(|_, n| n == Some(&0)).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("pen".into()), Some(3), 0)?;
+    /// input.pipe_input(Some("pen".into()), Some(0), 1)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("pen".into()), Some(3)), (Some("pen".into()), None)]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn filter_not(&self, f: impl Fn(Option<&K>, Option<&V>) -> bool + Send + Sync + 'static) -> Self {
         self.filter_not_with(move |key, value| Ok(f(key, value)), Named::default(), None)
     }
 
     /// As [`filter_not`](Self::filter_not), named, stored when `materialized` is given, with a predicate that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let stock = builder.table::<String, i64>("in");
+    /// stock.filter_not_with(|_, n| Ok(n == Some(&0)), Named::default(), Some(Materialized::named("available")));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("ink".into()), Some(0), 0)?;
+    /// let ink = driver.key_value_store::<String, i64, _>("available", |rows| rows.get(&"ink".to_owned()))?;
+    /// assert_eq!(ink, None);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn filter_not_with(
         &self,
         f: impl Fn(Option<&K>, Option<&V>) -> UserResult<bool> + Send + Sync + 'static,

@@ -148,6 +148,21 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// As [`group_by`](Self::group_by), with serdes and a name, and a function that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Grouped, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let users = builder.table::<String, String>("in");
+    /// let by_city = users.group_by_with(|user, city| Ok((city.cloned(), user.cloned())), Grouped::named("by-city"));
+    /// by_city.count().to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("ann".into()), Some("Ulm".into()), 0)?;
+    /// assert_eq!(driver.read_records("app-by-city-repartition").len(), 1);
+    /// assert_eq!(output.read_key_values()?, [(Some("Ulm".into()), Some(1))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn group_by_with<KR: Data + PartialEq, VR: Data>(
         &self,
         f: impl Fn(Option<&K>, Option<&V>) -> UserResult<(Option<KR>, Option<VR>)> + Send + Sync + 'static,
@@ -186,7 +201,7 @@ impl<K: Data, V: Data> KTable<K, V> {
 
 impl GroupedTableCore {
     /// Adds the hop and an aggregation behind it. `K`, `V` are the group's types.
-    pub fn aggregate<K: Data, V: Data, VR: Data>(
+    pub(crate) fn aggregate<K: Data, V: Data, VR: Data>(
         &self,
         named: &Named,
         prefix: &str,

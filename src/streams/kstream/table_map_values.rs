@@ -127,6 +127,21 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// As [`map_values`](Self::map_values), named, stored when `materialized` is given, with a function that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let names = builder.table::<String, String>("in");
+    /// let length = |_: Option<&String>, name: Option<&String>| Ok(name.map(|name| name.len() as i64));
+    /// names.map_values_with(length, Named::default(), Some(Materialized::named("lengths")));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("1".into()), Some("ann".into()), 0)?;
+    /// let length = driver.key_value_store("lengths", |rows| rows.get(&"1".to_owned()))?;
+    /// assert_eq!(length.as_deref(), Some(&3_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn map_values_with<VR: Data>(
         &self,
         f: impl Fn(Option<&K>, Option<&V>) -> UserResult<Option<VR>> + Send + Sync + 'static,

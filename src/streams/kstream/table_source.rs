@@ -36,7 +36,7 @@ pub(crate) struct TableSource {
 }
 
 impl TableSource {
-    pub fn new(store_name: &str, queryable: Option<String>) -> Rc<Self> {
+    pub(super) fn new(store_name: &str, queryable: Option<String>) -> Rc<Self> {
         Rc::new(Self {
             store_name: store_name.to_owned(),
             materialized: RefCell::new(queryable),
@@ -44,7 +44,7 @@ impl TableSource {
         })
     }
 
-    pub fn is_materialized(&self) -> bool {
+    pub(super) fn is_materialized(&self) -> bool {
         self.materialized.borrow().is_some()
     }
 
@@ -128,6 +128,20 @@ impl<K: Data, V: Data> KStream<K, V> {
     }
 
     /// As [`to_table`](Self::to_table), named and stored.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// builder.stream::<String, i64>("in").to_table_with(Named::default(), Materialized::named("latest"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("a".into()), Some(1), 0)?;
+    /// input.pipe_input(Some("a".into()), Some(2), 1)?;
+    /// let latest = driver.key_value_store("latest", |rows| rows.get(&"a".to_owned()))?;
+    /// assert_eq!(latest.as_deref(), Some(&2_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn to_table_with(&self, named: impl Into<Named>, materialized: Materialized<K, V>) -> KTable<K, V> {
         let core = &self.core;
         let mut graph = core.graph.borrow_mut();

@@ -37,7 +37,7 @@ pub(crate) struct TableStore {
 
 impl TableStore {
     /// Finds a store by name.
-    pub fn new(context: NodeContext<'_>, name: &str) -> Result<Self> {
+    pub(super) fn new(context: NodeContext<'_>, name: &str) -> Result<Self> {
         let id = context.store(name)?;
         let builder = context.task().store_builder(id);
         Ok(Self {
@@ -49,12 +49,16 @@ impl TableStore {
     }
 
     /// Whether versions are kept.
-    pub fn is_versioned(&self) -> bool {
+    pub(super) fn is_versioned(&self) -> bool {
         self.versioned
     }
 
     /// The current value of a key.
-    pub fn get(&self, context: NodeContext<'_>, key: Option<&AnyValue>) -> Result<Option<ValueAndTimestamp>> {
+    pub(super) fn get(
+        &self,
+        context: NodeContext<'_>,
+        key: Option<&AnyValue>,
+    ) -> Result<Option<ValueAndTimestamp>> {
         let key = key_bytes(&self.key_serde, key)?;
         if self.versioned {
             let row = context.with_versioned(self.id, |store| store.get(&key))?;
@@ -64,7 +68,7 @@ impl TableStore {
     }
 
     /// The value of a key at a time; versioned stores only.
-    pub fn get_as_of(
+    pub(super) fn get_as_of(
         &self,
         context: NodeContext<'_>,
         key: Option<&AnyValue>,
@@ -76,7 +80,7 @@ impl TableStore {
     }
 
     /// Sets or deletes.
-    pub fn put(
+    pub(super) fn put(
         &self,
         context: NodeContext<'_>,
         key: Option<&AnyValue>,
@@ -112,7 +116,7 @@ pub(crate) struct TupleForwarder {
 
 impl TupleForwarder {
     /// For an operator with a store. With a cache on it, the node forwards what the cache flushes and nothing else.
-    pub fn new(context: NodeContext<'_>, store: &TableStore, send_old_values: bool) -> Self {
+    pub(super) fn new(context: NodeContext<'_>, store: &TableStore, send_old_values: bool) -> Self {
         if store.caching {
             let key_serde = store.key_serde.clone();
             context.forward_on_flush(store.id, move |flush| {
@@ -130,7 +134,7 @@ impl TupleForwarder {
     }
 
     /// Forwards a change, unless the cache will; without `send_old_values` the old value is withheld.
-    pub fn maybe_forward(&self, context: NodeContext<'_>, mut record: AnyRecord) -> Result<()> {
+    pub(super) fn maybe_forward(&self, context: NodeContext<'_>, mut record: AnyRecord) -> Result<()> {
         if self.caching {
             return Ok(());
         }
@@ -141,7 +145,12 @@ impl TupleForwarder {
     }
 
     /// Forwards the change a put made, unless it was refused.
-    pub fn forward_put(&self, context: NodeContext<'_>, put: TablePut, mut record: AnyRecord) -> Result<()> {
+    pub(super) fn forward_put(
+        &self,
+        context: NodeContext<'_>,
+        put: TablePut,
+        mut record: AnyRecord,
+    ) -> Result<()> {
         match put {
             TablePut::NotPut => Ok(()),
             TablePut::Put { is_latest } => {

@@ -328,6 +328,24 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// As [`join`](Self::join), named, stored when `materialized` is given; the function sees the key and may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (names, towns) = (builder.table::<String, String>("names"), builder.table::<String, String>("towns"));
+    /// let joiner = |id: Option<&String>, name: Option<&String>, town: Option<&String>| {
+    ///     Ok(Some(format!("{} {} {}", id.unwrap(), name.map_or("-", String::as_str), town.map_or("-", String::as_str))))
+    /// };
+    /// names.join_with(&towns, joiner, "people", Some(Materialized::named("people")));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let names = driver.input_topic::<String, String>("names");
+    /// # let towns = driver.input_topic::<String, String>("towns");
+    /// names.pipe_input(Some("1".into()), Some("Ann".into()), 0)?;
+    /// towns.pipe_input(Some("1".into()), Some("Ulm".into()), 1)?;
+    /// let person = driver.key_value_store("people", |people| people.get(&"1".to_owned()))?;
+    /// assert_eq!(person.as_deref(), Some(&"1 Ann Ulm".to_owned()));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn join_with<VO: Data, VR: Data>(
         &self,
         other: &KTable<K, VO>,
@@ -339,6 +357,22 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// Joins each row with the other table's of equal key, or with none.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (names, towns) = (builder.table::<String, String>("names"), builder.table::<String, String>("towns"));
+    /// names.left_join(&towns, |name, town| Some(format!("{} {}", name?, town.map_or("?", String::as_str)))).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let names = driver.input_topic::<String, String>("names");
+    /// # let towns = driver.input_topic::<String, String>("towns");
+    /// # let output = driver.output_topic::<String, String>("out");
+    /// names.pipe_input(Some("1".into()), Some("Ann".into()), 0)?;
+    /// towns.pipe_input(Some("1".into()), Some("Ulm".into()), 1)?;
+    /// let people: Vec<_> = output.read_key_values()?.into_iter().map(|(_, person)| person.unwrap()).collect();
+    /// assert_eq!(people, ["Ann ?", "Ann Ulm"]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn left_join<VO: Data, VR: Data>(
         &self,
         other: &KTable<K, VO>,
@@ -348,6 +382,23 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// As [`left_join`](Self::left_join), named, stored when `materialized` is given; the function sees the key and may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (names, towns) = (builder.table::<String, String>("names"), builder.table::<String, String>("towns"));
+    /// let joiner = |id: Option<&String>, name: Option<&String>, town: Option<&String>| {
+    ///     Ok(Some(format!("{} {} {}", id.unwrap(), name.map_or("-", String::as_str), town.map_or("-", String::as_str))))
+    /// };
+    /// names.left_join_with(&towns, joiner, "people", Some(Materialized::named("people")));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let names = driver.input_topic::<String, String>("names");
+    /// # let towns = driver.input_topic::<String, String>("towns");
+    /// names.pipe_input(Some("1".into()), Some("Ann".into()), 0)?;
+    /// let person = driver.key_value_store("people", |people| people.get(&"1".to_owned()))?;
+    /// assert_eq!(person.as_deref(), Some(&"1 Ann -".to_owned()));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn left_join_with<VO: Data, VR: Data>(
         &self,
         other: &KTable<K, VO>,
@@ -359,6 +410,21 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// Joins the rows of both tables; either side may be missing.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (names, towns) = (builder.table::<String, String>("names"), builder.table::<String, String>("towns"));
+    /// names.outer_join(&towns, |name, town| Some(name.is_some() && town.is_some())).to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let names = driver.input_topic::<String, String>("names");
+    /// # let towns = driver.input_topic::<String, String>("towns");
+    /// # let output = driver.output_topic::<String, bool>("out");
+    /// towns.pipe_input(Some("1".into()), Some("Ulm".into()), 0)?;
+    /// names.pipe_input(Some("1".into()), Some("Ann".into()), 1)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("1".into()), Some(false)), (Some("1".into()), Some(true))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn outer_join<VO: Data, VR: Data>(
         &self,
         other: &KTable<K, VO>,
@@ -368,6 +434,23 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// As [`outer_join`](Self::outer_join), named, stored when `materialized` is given; the function sees the key and may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (names, towns) = (builder.table::<String, String>("names"), builder.table::<String, String>("towns"));
+    /// let joiner = |id: Option<&String>, name: Option<&String>, town: Option<&String>| {
+    ///     Ok(Some(format!("{} {} {}", id.unwrap(), name.map_or("-", String::as_str), town.map_or("-", String::as_str))))
+    /// };
+    /// names.outer_join_with(&towns, joiner, "people", Some(Materialized::named("people")));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let names = driver.input_topic::<String, String>("names");
+    /// # let towns = driver.input_topic::<String, String>("towns");
+    /// towns.pipe_input(Some("1".into()), Some("Ulm".into()), 1)?;
+    /// let person = driver.key_value_store("people", |people| people.get(&"1".to_owned()))?;
+    /// assert_eq!(person.as_deref(), Some(&"1 - Ulm".to_owned()));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn outer_join_with<VO: Data, VR: Data>(
         &self,
         other: &KTable<K, VO>,

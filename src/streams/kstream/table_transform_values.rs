@@ -3,7 +3,7 @@
 //! Unlike `map_values` the transformer sees deletions, too. A table without a store of its own is transformed again when it is read, by
 //! another instance; so a transformer must answer from its key, value and stores alone.
 
-use std::{cell::Cell, convert::Infallible, marker::PhantomData, rc::Rc, sync::Arc};
+use std::{cell::Cell, marker::PhantomData, rc::Rc, sync::Arc};
 
 use super::{
     functions::{Data, typed},
@@ -16,18 +16,15 @@ use super::{
 };
 use crate::streams::{
     error::Result,
-    processor::{AnyProcessor, NodeContext, ProcessorContext, ProcessorSupplier},
+    processor::{AnyProcessor, NodeContext, ProcessingContext, ProcessorSupplier},
     record::{AnyRecord, AnyValue, Headers, RecordContext, Timestamp},
     state::ValueAndTimestamp,
 };
 
-/// The context of a transformer: stores, clocks and metadata. It cannot forward.
-pub type TransformContext<'a> = ProcessorContext<'a, Infallible, Infallible>;
-
 /// Code that gives rows another value (Kafka's `ValueTransformerWithKey`); one instance per task and reader.
 pub trait ValueTransformer<K, V, VR>: Send {
     /// Once before the first row.
-    fn init(&mut self, context: &TransformContext<'_>) -> Result<()> {
+    fn init(&mut self, context: &ProcessingContext<'_>) -> Result<()> {
         let _ = context;
         Ok(())
     }
@@ -35,7 +32,7 @@ pub trait ValueTransformer<K, V, VR>: Send {
     /// The new value of a row; a null value is a deletion.
     fn transform(
         &mut self,
-        context: &TransformContext<'_>,
+        context: &ProcessingContext<'_>,
         key: Option<&K>,
         value: Option<&V>,
     ) -> Result<Option<VR>>;
@@ -56,7 +53,7 @@ struct Erase<T, K, V, VR>(T, PhantomData<fn(K, V, VR)>);
 
 impl<T: ValueTransformer<K, V, VR>, K: Data, V: Data, VR: Data> AnyTransformer for Erase<T, K, V, VR> {
     fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
-        self.0.init(&ProcessorContext::new(context))
+        self.0.init(&ProcessingContext::new(context))
     }
 
     fn transform(
@@ -65,7 +62,7 @@ impl<T: ValueTransformer<K, V, VR>, K: Data, V: Data, VR: Data> AnyTransformer f
         key: Option<&AnyValue>,
         value: Option<&AnyValue>,
     ) -> Result<Option<AnyValue>> {
-        let new = self.0.transform(&ProcessorContext::new(context), typed(key)?, typed(value)?)?;
+        let new = self.0.transform(&ProcessingContext::new(context), typed(key)?, typed(value)?)?;
         Ok(new.map(|new| Arc::new(new) as AnyValue))
     }
 }
@@ -218,13 +215,13 @@ impl<K: Data, V: Data> KTable<K, V> {
     ///
     /// ```
     /// # use sluice::streams::{kstream::{Named, StreamsBuilder}, test_utils::TopologyTestDriver, serdes::HasSerde};
-    /// use sluice::streams::{error::Result, kstream::{TransformContext, ValueTransformer}};
+    /// use sluice::streams::{error::Result, kstream::ValueTransformer, processor::ProcessingContext};
     ///
     /// struct Stamp;
     /// impl ValueTransformer<String, String, String> for Stamp {
     ///     fn transform(
     ///         &mut self,
-    ///         context: &TransformContext<'_>,
+    ///         context: &ProcessingContext<'_>,
     ///         _: Option<&String>,
     ///         value: Option<&String>,
     ///     ) -> Result<Option<String>> {

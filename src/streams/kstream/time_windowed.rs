@@ -99,6 +99,25 @@ pub(crate) fn window_store<K: Data, A: Data>(
 
 impl<K: Data, V: Data> TimeWindowedKStream<K, V> {
     /// Forwards results at each update (the default) or when a window closes.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{EmitStrategy, StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let minutes = TimeWindows::of_size_with_no_grace(Duration::from_secs(60));
+    /// let windowed = builder.stream::<String, String>("in").group_by_key().windowed_by(minutes);
+    /// let finals = windowed.emit_strategy(EmitStrategy::OnWindowClose).count().to_stream();
+    /// finals.select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [1_000, 2_000, 60_000] {
+    ///     input.pipe_input(Some("ann".into()), Some("x".into()), at)?;
+    /// }
+    /// // One result for the first minute, when the second has begun.
+    /// assert_eq!(output.read_key_values()?, [(Some("ann@0".into()), Some(2))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn emit_strategy(mut self, strategy: EmitStrategy) -> Self {
         if strategy == EmitStrategy::OnWindowClose && matches!(self.windows, Windows::Unlimited(_)) {
             let error = StreamsError::Topology(
@@ -111,11 +130,46 @@ impl<K: Data, V: Data> TimeWindowedKStream<K, V> {
     }
 
     /// Counts records per key and window.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let minutes = TimeWindows::of_size_with_no_grace(Duration::from_secs(60));
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by(minutes).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [1_000, 2_000, 60_000] {
+    ///     input.pipe_input(Some("ann".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n.unwrap())).collect();
+    /// assert_eq!(counts, [("ann@0".into(), 1), ("ann@0".into(), 2), ("ann@60000".into(), 1)]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn count(&self) -> KTable<Windowed<K>, i64> {
         self.counted(&Named::default(), Materialized::default())
     }
 
     /// As [`count`](Self::count), named and stored as said.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let minutes = TimeWindows::of_size_with_no_grace(Duration::from_secs(60));
+    /// let clicks = builder.stream::<String, String>("in").group_by_key().windowed_by(minutes);
+    /// let kept = Materialized::named("per-minute").with_retention(Duration::from_secs(3_600));
+    /// clicks.count_with(Named::default(), kept);
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("ann".into()), Some("x".into()), 61_000)?;
+    /// let rows = driver.window_store::<String, i64, _>("per-minute", |rows| rows.all())?;
+    /// assert_eq!((rows[0].start, *rows[0].value), (60_000, 1));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn count_with(
         &self,
         named: impl Into<Named>,
@@ -135,6 +189,23 @@ impl<K: Data, V: Data> TimeWindowedKStream<K, V> {
     }
 
     /// Combines the values of each key and window; the first value is the first result.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let minutes = TimeWindows::of_size_with_no_grace(Duration::from_secs(60));
+    /// let highest = builder.stream::<String, i64>("in").group_by_key().windowed_by(minutes).reduce(|a, b| a.max(b).copied());
+    /// highest.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for (n, at) in [(5, 0), (7, 1), (6, 2)] {
+    ///     input.pipe_input(Some("k".into()), Some(n), at)?;
+    /// }
+    /// assert_eq!(output.read_key_values()?.last(), Some(&(Some("k@0".into()), Some(7))));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn reduce(
         &self,
         f: impl Fn(Option<&V>, Option<&V>) -> Option<V> + Send + Sync + 'static,
@@ -143,6 +214,23 @@ impl<K: Data, V: Data> TimeWindowedKStream<K, V> {
     }
 
     /// As [`reduce`](Self::reduce), named and stored as said, with a function that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let minutes = TimeWindows::of_size_with_no_grace(Duration::from_secs(60));
+    /// let numbers = builder.stream::<String, i64>("in").group_by_key().windowed_by(minutes);
+    /// numbers.reduce_with(|a, b| Ok(a.max(b).copied()), Named::default(), Materialized::named("highest"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, i64>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("k".into()), Some(5), 0)?;
+    /// input.pipe_input(Some("k".into()), Some(7), 1)?;
+    /// let highest = driver.window_store("highest", |rows| rows.fetch(&"k".to_owned(), 0))?;
+    /// assert_eq!(highest.as_deref(), Some(&7_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn reduce_with(
         &self,
         f: impl Fn(Option<&V>, Option<&V>) -> UserResult<Option<V>> + Send + Sync + 'static,
@@ -155,6 +243,23 @@ impl<K: Data, V: Data> TimeWindowedKStream<K, V> {
     }
 
     /// Folds the values of each key and window into a value of another type.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let minutes = TimeWindows::of_size_with_no_grace(Duration::from_secs(60));
+    /// let words = builder.stream::<String, String>("in").group_by_key().windowed_by(minutes);
+    /// let letters = words.aggregate(|| Some(0), |_, word, sum: Option<&i64>| Some(sum? + word?.len() as i64));
+    /// letters.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("k".into()), Some("two".into()), 0)?;
+    /// input.pipe_input(Some("k".into()), Some("words".into()), 1)?;
+    /// assert_eq!(output.read_key_values()?.last(), Some(&(Some("k@0".into()), Some(8))));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate<A: Data>(
         &self,
         init: impl Fn() -> Option<A> + Send + Sync + 'static,
@@ -169,6 +274,25 @@ impl<K: Data, V: Data> TimeWindowedKStream<K, V> {
     }
 
     /// As [`aggregate`](Self::aggregate), named and stored as said, with functions that may fail.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, Named, StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let minutes = TimeWindows::of_size_with_no_grace(Duration::from_secs(60));
+    /// let words = builder.stream::<String, String>("in").group_by_key().windowed_by(minutes);
+    /// let add = |_: Option<&String>, word: Option<&String>, sum: Option<&i64>| {
+    ///     Ok(sum.zip(word).map(|(sum, word)| sum + word.len() as i64))
+    /// };
+    /// words.aggregate_with(|| Ok(Some(0)), add, Named::default(), Materialized::named("letters"));
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// input.pipe_input(Some("k".into()), Some("two".into()), 0)?;
+    /// let letters = driver.window_store("letters", |rows| rows.fetch(&"k".to_owned(), 0))?;
+    /// assert_eq!(letters.as_deref(), Some(&3_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn aggregate_with<A: Data>(
         &self,
         init: impl Fn() -> UserResult<Option<A>> + Send + Sync + 'static,

@@ -16,11 +16,37 @@ use crate::streams::{
 
 impl<K: Data, V: Data> KStream<K, V> {
     /// Writes the stream to a topic.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// builder.stream::<String, String>("in").to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, String>("out");
+    /// input.pipe_input(Some("k".into()), Some("x".into()), 0)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("k".into()), Some("x".into()))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn to(&self, topic: &str) {
         self.to_with(topic, Produced::default());
     }
 
     /// As [`to`](Self::to), with serdes, partitioner and name.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Produced, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// // To partition 0, whatever the key.
+    /// let produced = Produced::default().with_partitioner(std::sync::Arc::new(|_, _, _| Some(vec![0])));
+    /// builder.stream::<String, String>("in").to_with("out", produced);
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, String>("out");
+    /// input.pipe_input(Some("k".into()), Some("x".into()), 0)?;
+    /// assert_eq!(output.read_key_values()?, [(Some("k".into()), Some("x".into()))]);
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn to_with(&self, topic: &str, produced: Produced<K, V>) {
         self.sink(SinkTopic::Fixed(topic.into()), topic, produced);
     }

@@ -39,7 +39,7 @@ pub(crate) struct ValueGetterSupplier {
 
 impl ValueGetterSupplier {
     /// Reads a store.
-    pub fn of_store(name: &str) -> Self {
+    pub(crate) fn of_store(name: &str) -> Self {
         let store_name = name.to_owned();
         Self {
             make: Arc::new(move || Box::new(StoreGetter { name: store_name.clone(), store: None })),
@@ -48,7 +48,7 @@ impl ValueGetterSupplier {
     }
 
     /// Applies `f` to each row another getter reads.
-    pub fn mapped(
+    pub(crate) fn mapped(
         parent: Self,
         f: impl Fn(
             NodeContext<'_>,

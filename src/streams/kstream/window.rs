@@ -32,16 +32,70 @@ pub struct TimeWindows {
 
 impl TimeWindows {
     /// Tumbling windows of a size (> 0), accepting records until `grace` behind stream time.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let windows = TimeWindows::of_size_and_grace(Duration::from_millis(10), Duration::from_millis(5));
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by(windows).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [8, 14, 9, 15, 9] {
+    ///     input.pipe_input(Some("k".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n.unwrap())).collect();
+    /// assert_eq!(counts, [("k@0", 1), ("k@10", 1), ("k@0", 2), ("k@10", 2)].map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn of_size_and_grace(size: Duration, grace: Duration) -> Self {
         Self { size_ms: millis(size), advance_ms: millis(size), grace_ms: millis(grace) }
     }
 
     /// Tumbling windows that accept no record behind their end.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let windows = TimeWindows::of_size_with_no_grace(Duration::from_millis(10));
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by(windows).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [8, 10, 9] {
+    ///     input.pipe_input(Some("k".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n.unwrap())).collect();
+    /// assert_eq!(counts, [("k@0", 1), ("k@10", 1)].map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn of_size_with_no_grace(size: Duration) -> Self {
         Self::of_size_and_grace(size, Duration::ZERO)
     }
 
     /// Makes the windows overlap: one starts every `advance` (> 0, at most the size).
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, TimeWindows}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let windows = TimeWindows::of_size_with_no_grace(Duration::from_millis(10)).advance_by(Duration::from_millis(5));
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by(windows).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [7] {
+    ///     input.pipe_input(Some("k".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n.unwrap())).collect();
+    /// assert_eq!(counts, [("k@0", 1), ("k@5", 1)].map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn advance_by(mut self, advance: Duration) -> Self {
         self.advance_ms = millis(advance);
         self
@@ -57,11 +111,47 @@ pub struct SlidingWindows {
 
 impl SlidingWindows {
     /// Records at most `difference` apart are in one window.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{SlidingWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let windows = SlidingWindows::of_time_difference_and_grace(Duration::from_millis(10), Duration::from_millis(50));
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by(windows).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [20, 25] {
+    ///     input.pipe_input(Some("k".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n.unwrap())).collect();
+    /// assert_eq!(counts, [("k@10", 1), ("k@21", 1), ("k@15", 2)].map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn of_time_difference_and_grace(difference: Duration, grace: Duration) -> Self {
         Self { difference_ms: millis(difference), grace_ms: millis(grace) }
     }
 
     /// As above, accepting no record behind a window's end.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{SlidingWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let windows = SlidingWindows::of_time_difference_with_no_grace(Duration::from_millis(10));
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by(windows).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [20, 50] {
+    ///     input.pipe_input(Some("k".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n.unwrap())).collect();
+    /// assert_eq!(counts, [("k@10", 1), ("k@40", 1)].map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn of_time_difference_with_no_grace(difference: Duration) -> Self {
         Self::of_time_difference_and_grace(difference, Duration::ZERO)
     }
@@ -76,11 +166,47 @@ pub struct SessionWindows {
 
 impl SessionWindows {
     /// A session ends after `gap` without a record.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let windows = SessionWindows::of_inactivity_gap_and_grace(Duration::from_millis(10), Duration::from_millis(50));
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by_session(windows).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [0, 30, 12] {
+    ///     input.pipe_input(Some("k".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n)).collect();
+    /// assert_eq!(counts, [("k@0", Some(1)), ("k@30", Some(1)), ("k@12", Some(1))].map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn of_inactivity_gap_and_grace(gap: Duration, grace: Duration) -> Self {
         Self { gap_ms: millis(gap), grace_ms: millis(grace) }
     }
 
     /// As above, accepting no record behind a session's end and gap.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{SessionWindows, StreamsBuilder}, test_utils::TopologyTestDriver};
+    /// # use std::time::Duration;
+    /// let builder = StreamsBuilder::new();
+    /// let windows = SessionWindows::of_inactivity_gap_with_no_grace(Duration::from_millis(10));
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by_session(windows).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [0, 30, 12] {
+    ///     input.pipe_input(Some("k".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n)).collect();
+    /// assert_eq!(counts, [("k@0", Some(1)), ("k@30", Some(1))].map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn of_inactivity_gap_with_no_grace(gap: Duration) -> Self {
         Self::of_inactivity_gap_and_grace(gap, Duration::ZERO)
     }
@@ -94,11 +220,45 @@ pub struct UnlimitedWindows {
 
 impl UnlimitedWindows {
     /// The window that starts at the epoch.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, UnlimitedWindows}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let windows = UnlimitedWindows::of();
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by(windows).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [0, 1_000_000] {
+    ///     input.pipe_input(Some("k".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n.unwrap())).collect();
+    /// assert_eq!(counts, [("k@0", 1), ("k@0", 2)].map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn of() -> Self {
         Self::default()
     }
 
     /// The window that starts at `start` (>= 0).
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{StreamsBuilder, UnlimitedWindows}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let windows = UnlimitedWindows::of().start_on(100);
+    /// let counts = builder.stream::<String, String>("in").group_by_key().windowed_by(windows).count();
+    /// counts.to_stream().select_key(|key, _| key.map(|key| format!("{}@{}", key.key, key.window.start))).to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let input = driver.input_topic::<String, String>("in");
+    /// # let output = driver.output_topic::<String, i64>("out");
+    /// for at in [99, 100, 1_000_000] {
+    ///     input.pipe_input(Some("k".into()), Some("x".into()), at)?;
+    /// }
+    /// let counts: Vec<_> = output.read_key_values()?.into_iter().map(|(key, n)| (key.unwrap(), n.unwrap())).collect();
+    /// assert_eq!(counts, [("k@100", 1), ("k@100", 2)].map(|(key, n)| (key.to_owned(), n)));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn start_on(mut self, start: Timestamp) -> Self {
         self.start_ms = start;
         self

@@ -84,7 +84,7 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    pub fn new(context: NodeContext<'_>, parts: &Parts) -> Result<Self> {
+    pub(super) fn new(context: NodeContext<'_>, parts: &Parts) -> Result<Self> {
         let Parts { store, window_key, send_old_values, strategy, .. } = parts;
         let forwarder = WindowForwarder::new(
             context,
@@ -98,14 +98,14 @@ impl Live {
     }
 
     /// The results of windows that are not closed are still to come, dated in them.
-    pub fn hold_open_windows(&self, context: NodeContext<'_>, size_ms: i64) {
+    pub(super) fn hold_open_windows(&self, context: NodeContext<'_>, size_ms: i64) {
         if self.forwarder.emits_on_close() {
             context.hold_watermark(self.emit.last(context).saturating_sub(size_ms));
         }
     }
 
     /// Moves the operator's stream time and returns it: the largest timestamp seen, or where watermarks are on, what the inputs vouch for.
-    pub fn observe(&self, context: NodeContext<'_>, timestamp: Timestamp) -> Timestamp {
+    pub(super) fn observe(&self, context: NodeContext<'_>, timestamp: Timestamp) -> Timestamp {
         observe(context, self.observed, timestamp)
     }
 }

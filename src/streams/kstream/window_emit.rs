@@ -35,7 +35,7 @@ pub(crate) enum ResultTime {
 
 impl WindowForwarder {
     /// Finds the store. With a cache on it (and results at each update) the node forwards what the cache flushes.
-    pub fn new(
+    pub(super) fn new(
         context: NodeContext<'_>,
         store: &str,
         window_key: WindowKey,
@@ -70,12 +70,12 @@ impl WindowForwarder {
     }
 
     /// Whether results go out at window close only.
-    pub fn emits_on_close(&self) -> bool {
+    pub(super) fn emits_on_close(&self) -> bool {
         self.strategy == EmitStrategy::OnWindowClose
     }
 
     /// Forwards an update of a window, unless the cache will, or the close.
-    pub fn update(&self, context: NodeContext<'_>, window: Window, change: AnyRecord) -> Result<()> {
+    pub(super) fn update(&self, context: NodeContext<'_>, window: Window, change: AnyRecord) -> Result<()> {
         if self.emits_on_close() || self.caching {
             return Ok(());
         }
@@ -83,7 +83,7 @@ impl WindowForwarder {
     }
 
     /// Forwards the final result of a window.
-    pub fn close(
+    pub(super) fn close(
         &self,
         context: NodeContext<'_>,
         key: &[u8],
@@ -113,7 +113,7 @@ pub(crate) struct EmitOnClose {
 
 impl EmitOnClose {
     /// Registers the clock.
-    pub fn new(context: NodeContext<'_>) -> Self {
+    pub(super) fn new(context: NodeContext<'_>) -> Self {
         Self {
             last: context.register_clock("last_emit_close_time", -1),
             next_time: 0,
@@ -122,13 +122,13 @@ impl EmitOnClose {
     }
 
     /// The close time of the last emission.
-    pub fn last(&self, context: NodeContext<'_>) -> Timestamp {
+    pub(super) fn last(&self, context: NodeContext<'_>) -> Timestamp {
         context.clock(self.last)
     }
 
     /// Whether windows closed by `close_time` are to be looked for now. Kafka looks at intervals of wall time, and so loses windows that
     /// their store has let go of in between; sluice looks whenever time moves.
-    pub fn is_due(&mut self, context: NodeContext<'_>, close_time: Timestamp) -> bool {
+    pub(super) fn is_due(&mut self, context: NodeContext<'_>, close_time: Timestamp) -> bool {
         if context.semantics() == Semantics::Kafka43 {
             let now = context.now();
             if now < self.next_time {
@@ -141,7 +141,7 @@ impl EmitOnClose {
     }
 
     /// Windows closed by `close_time` are out.
-    pub fn emitted(&self, context: NodeContext<'_>, close_time: Timestamp) {
+    pub(super) fn emitted(&self, context: NodeContext<'_>, close_time: Timestamp) {
         context.set_clock(self.last, close_time);
     }
 }

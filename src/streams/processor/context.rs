@@ -45,6 +45,8 @@ pub enum DropReason {
     ProcessingError,
     /// A record could not be written and the handler said continue.
     ProductionError,
+    /// A partitioner chose no partition for a record.
+    NoPartition,
     /// A foreign-key response was overtaken by a newer left value.
     Overtaken,
     /// Seen before (deduplication).
@@ -63,6 +65,7 @@ impl DropReason {
             DropReason::InvalidTimestamp => "invalid_timestamp",
             DropReason::ProcessingError => "processing_error",
             DropReason::ProductionError => "production_error",
+            DropReason::NoPartition => "no_partition",
             DropReason::Overtaken => "overtaken",
             DropReason::Duplicate => "duplicate",
         }
@@ -70,7 +73,7 @@ impl DropReason {
 }
 
 /// Turns a flushed cache entry into the record its operator forwards; `None` forwards nothing.
-pub type FlushConverter = Box<dyn Fn(CacheFlush) -> Result<Option<AnyRecord>> + Send>;
+pub(crate) type FlushConverter = Box<dyn Fn(CacheFlush) -> Result<Option<AnyRecord>> + Send>;
 
 /// The task, as its nodes see it.
 ///
@@ -84,6 +87,8 @@ pub trait TaskContext {
     fn with_store(&self, store: StoreId, f: &mut dyn FnMut(&mut Store) -> Result<()>) -> Result<()>;
     /// Finds a store connected to `node`, or a global one.
     fn store_id(&self, node: NodeId, name: &str) -> Option<StoreId>;
+    /// Whether `node` may only read a store: a global one that it does not fill.
+    fn is_read_only(&self, node: NodeId, store: StoreId) -> bool;
     /// How a store was described: its serdes, layers and kind.
     fn store_builder(&self, store: StoreId) -> &StoreBuilder;
     /// Where the current record came from.

@@ -65,7 +65,7 @@ pub(super) struct ChangelogReader {
 }
 
 impl ChangelogReader {
-    pub fn new(clients: Arc<dyn ClientSupplier>) -> Self {
+    pub(super) fn new(clients: Arc<dyn ClientSupplier>) -> Self {
         Self {
             clients,
             consumer: None,
@@ -79,7 +79,7 @@ impl ChangelogReader {
     }
 
     /// Starts restoring a store from `from` (or the beginning) to `until` (or the end).
-    pub fn register(
+    pub(super) fn register(
         &mut self,
         task: TaskId,
         store: StoreId,
@@ -125,7 +125,7 @@ impl ChangelogReader {
     }
 
     /// The end of a log, open transactions included.
-    pub fn end_offset(&mut self, partition: &TopicPartition) -> Result<i64> {
+    pub(super) fn end_offset(&mut self, partition: &TopicPartition) -> Result<i64> {
         if self.ends.is_none() {
             self.ends = Some(self.clients.consumer(&ConsumerConfig::default())?);
         }
@@ -136,7 +136,7 @@ impl ChangelogReader {
     }
 
     /// How far each store of a task is, of those still restoring.
-    pub fn positions(&self, task: TaskId) -> BTreeMap<String, i64> {
+    pub(super) fn positions(&self, task: TaskId) -> BTreeMap<String, i64> {
         self.restoring
             .values()
             .filter(|restoring| restoring.task == task)
@@ -145,21 +145,21 @@ impl ChangelogReader {
     }
 
     /// Whether a task still has stores to restore.
-    pub fn is_restoring(&self, task: TaskId) -> bool {
+    pub(super) fn is_restoring(&self, task: TaskId) -> bool {
         self.restoring.values().any(|restoring| restoring.task == task)
     }
 
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.restoring.is_empty()
     }
 
     /// Forgets a task.
-    pub fn unregister(&mut self, task: TaskId) {
+    pub(super) fn unregister(&mut self, task: TaskId) {
         self.restoring.retain(|_, restoring| restoring.task != task);
         self.assigned = false;
     }
 
-    pub fn progress(&self) -> RestoreProgress {
+    pub(super) fn progress(&self) -> RestoreProgress {
         if self.restoring.is_empty() {
             return RestoreProgress::default();
         }
@@ -172,12 +172,16 @@ impl ChangelogReader {
     }
 
     /// Remaining records by task and store, for the metric.
-    pub fn remaining(&self) -> impl Iterator<Item = (TaskId, &str, i64)> {
+    pub(super) fn remaining(&self) -> impl Iterator<Item = (TaskId, &str, i64)> {
         self.restoring.values().map(|r| (r.task, r.name.as_str(), r.end - r.position))
     }
 
     /// One bounded step: one poll, applied. Returns the number of records replayed.
-    pub fn restore(&mut self, tasks: &mut BTreeMap<TaskId, StreamTask>, timeout: Duration) -> Result<usize> {
+    pub(super) fn restore(
+        &mut self,
+        tasks: &mut BTreeMap<TaskId, StreamTask>,
+        timeout: Duration,
+    ) -> Result<usize> {
         if self.restoring.is_empty() {
             return Ok(0);
         }

@@ -21,7 +21,7 @@ const VERSION: &str = "s1";
 
 impl CommitMetadata {
     /// `s1|commit|time|vouched,…|name=value,…`. Node names contain neither `|`, `,` nor `=` (the topology builder's names do not).
-    pub fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         let vouched: Vec<String> = self.vouched.iter().map(ToString::to_string).collect();
         let clocks: Vec<String> = self.clocks.iter().map(|(name, value)| format!("{name}={value}")).collect();
         format!(
@@ -34,7 +34,7 @@ impl CommitMetadata {
     }
 
     /// Reads it again; `None` for text of anybody else (an offset set by a tool).
-    pub fn decode(text: &str) -> Option<Self> {
+    pub(super) fn decode(text: &str) -> Option<Self> {
         let mut parts = text.split('|');
         if parts.next()? != VERSION {
             return None;

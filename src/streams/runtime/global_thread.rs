@@ -20,6 +20,7 @@ use super::{
 };
 use crate::streams::{
     client::{ClientSupplier, Consumer, ConsumerConfig},
+    config::Semantics,
     error::{Result, StreamsError},
     record::TopicPartition,
     state::StoreEnvironment,
@@ -27,11 +28,12 @@ use crate::streams::{
 };
 
 /// Builds the global stores of a topology, empty.
-pub(super) fn build_stores(topology: &Topology) -> Result<GlobalStores> {
+pub(super) fn build_stores(topology: &Topology, semantics: Semantics) -> Result<GlobalStores> {
+    let environment = StoreEnvironment { semantics, ..StoreEnvironment::default() };
     let mut stores = BTreeMap::new();
     for (index, spec) in topology.stores.iter().enumerate() {
         if spec.global {
-            stores.insert(index, Mutex::new(spec.builder.build(&StoreEnvironment::default())?));
+            stores.insert(index, Mutex::new(spec.builder.build(&environment)?));
         }
     }
     Ok(Arc::new(stores))
@@ -41,7 +43,7 @@ pub(super) struct GlobalThread(JoinHandle<()>);
 
 impl GlobalThread {
     /// Reads every global topic to its end, then goes on in a thread of its own.
-    pub fn start(
+    pub(super) fn start(
         options: TaskOptions,
         clients: Arc<dyn ClientSupplier>,
         plan: Arc<PartitionPlan>,
@@ -94,7 +96,7 @@ impl GlobalThread {
         Ok(Self(handle))
     }
 
-    pub fn join(self) {
+    pub(super) fn join(self) {
         let _ = self.0.join();
     }
 }

@@ -46,7 +46,10 @@ pub fn plan(topology: &Topology, admin: &dyn Admin) -> Result<PartitionPlan> {
 }
 
 /// As [`plan`], given how many partitions each external topic has.
-pub fn plan_from(topology: &Topology, mut partitions: BTreeMap<Arc<str>, i32>) -> Result<PartitionPlan> {
+pub(crate) fn plan_from(
+    topology: &Topology,
+    mut partitions: BTreeMap<Arc<str>, i32>,
+) -> Result<PartitionPlan> {
     for (topic, asked) in &topology.repartition_topics {
         if let Some(asked) = asked {
             partitions.insert(topic.clone(), *asked);
@@ -173,7 +176,7 @@ fn millis(duration: Duration) -> i64 {
 }
 
 /// Every internal topic with its policy (streams-semantics 3.2).
-pub fn wanted(topology: &Topology, plan: &PartitionPlan, replication_factor: i32) -> Vec<NewTopic> {
+pub(crate) fn wanted(topology: &Topology, plan: &PartitionPlan, replication_factor: i32) -> Vec<NewTopic> {
     const DAY_MS: i64 = 86_400_000;
     let topic = |name: &str, partitions: i32, config: &[(&str, String)]| NewTopic {
         name: name.to_owned(),

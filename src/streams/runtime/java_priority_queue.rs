@@ -8,22 +8,22 @@ pub(super) struct JavaPriorityQueue<T>(Vec<(i64, T)>);
 
 impl<T> JavaPriorityQueue<T> {
     /// An empty heap.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Vec::new())
     }
 
     /// Elements held.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// The smallest element and its key.
-    pub fn peek(&self) -> Option<(i64, &T)> {
+    pub(super) fn peek(&self) -> Option<(i64, &T)> {
         self.0.first().map(|(key, value)| (*key, value))
     }
 
     /// Adds at the end and sifts up while strictly smaller than the parent.
-    pub fn offer(&mut self, key: i64, value: T) {
+    pub(super) fn offer(&mut self, key: i64, value: T) {
         self.0.push((key, value));
         let mut at = self.0.len() - 1;
         while at > 0 {
@@ -37,7 +37,7 @@ impl<T> JavaPriorityQueue<T> {
     }
 
     /// Takes the root; the *last* element takes its place and sifts down past strictly smaller children.
-    pub fn poll(&mut self) -> Option<(i64, T)> {
+    pub(super) fn poll(&mut self) -> Option<(i64, T)> {
         if self.0.is_empty() {
             return None;
         }
@@ -58,7 +58,7 @@ impl<T> JavaPriorityQueue<T> {
     }
 
     /// Empties the heap.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 }

@@ -89,7 +89,7 @@ impl RunOptions {
 }
 
 /// Milliseconds since the epoch by the system's clock.
-pub fn system_clock() -> Timestamp {
+pub(crate) fn system_clock() -> Timestamp {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as Timestamp)
@@ -189,7 +189,7 @@ impl KafkaStreams {
         options.timestamp_extractor = self.options.timestamp_extractor.clone();
         options.partition_counts = counts;
         options.hold = self.hold.clone();
-        options.globals = global_thread::build_stores(&self.topology)?;
+        options.globals = global_thread::build_stores(&self.topology, options.config.semantics)?;
         if !self.topology.global_nodes.is_empty() {
             self.global = Some(GlobalThread::start(
                 options.clone(),

@@ -18,6 +18,7 @@ mod partition_group;
 mod punctuation_queue;
 mod raw_record;
 mod record_queue;
+mod refused_records;
 mod standby;
 mod state_layout;
 mod stream_thread;
@@ -30,19 +31,18 @@ mod task_manager;
 mod watchdog;
 mod watermark;
 
-pub use super::topology::fail_on_invalid_timestamp;
 pub use changelog_reader::RestoreProgress;
 pub use commit_step::{CommitStep, StepHook};
-pub use input_hold::{Hold, InputHold};
+pub(crate) use input_hold::Hold;
 pub(crate) use internal_topics::plan_from as plan_partitions_from;
-pub use internal_topics::{
-    PartitionPlan, create as create_internal_topics, plan as plan_partitions, wanted as internal_topics,
-};
-pub use kafka_streams::{KafkaStreams, RunOptions, State, Totals, system_clock};
-pub use standby::StandbyRole;
+pub(crate) use internal_topics::wanted as internal_topics;
+pub use internal_topics::{PartitionPlan, create as create_internal_topics, plan as plan_partitions};
+pub(crate) use kafka_streams::system_clock;
+pub use kafka_streams::{KafkaStreams, RunOptions, State, Totals};
 pub use stream_thread::{Clock, StreamThread, ThreadParts, ThreadStatus};
-pub use task::{StreamTask, TaskOptions};
-pub use task_graph::{GlobalStores, TaskGraph};
+pub(crate) use task::StreamTask;
+pub use task::TaskOptions;
+pub(crate) use task_graph::GlobalStores;
 pub use task_id::TaskId;
 pub use task_manager::TaskState;
 pub(crate) use watermark::read as read_control_record;

@@ -32,7 +32,7 @@ pub(super) struct NodeWatermarks {
 }
 
 impl NodeWatermarks {
-    pub fn new(topology: &Topology, nodes: &[NodeId]) -> Self {
+    pub(super) fn new(topology: &Topology, nodes: &[NodeId]) -> Self {
         let count = topology.nodes.len();
         let mut parents = vec![Vec::new(); count];
         let mut feeders = vec![Vec::new(); count];
@@ -64,22 +64,22 @@ impl NodeWatermarks {
     }
 
     /// What a node has been told.
-    pub fn reached(&self, node: NodeId) -> Timestamp {
+    pub(super) fn reached(&self, node: NodeId) -> Timestamp {
         self.reached[node].get()
     }
 
     /// A node may still send records as old as `until`, and none older.
-    pub fn hold(&self, node: NodeId, until: Timestamp) {
+    pub(super) fn hold(&self, node: NodeId, until: Timestamp) {
         self.held[node].set(until);
     }
 
     /// The records a node sends come out of a cache.
-    pub fn cached(&self, node: NodeId) {
+    pub(super) fn cached(&self, node: NodeId) {
         self.flushed[node].set(-1);
     }
 
     /// The cache of a node has been flushed.
-    pub fn cache_flushed(&self, node: NodeId) {
+    pub(super) fn cache_flushed(&self, node: NodeId) {
         let reached = self.reached[node].get();
         if self.flushed[node].replace(reached) != reached {
             self.changed.set(true);
@@ -87,7 +87,7 @@ impl NodeWatermarks {
     }
 
     /// What a node's stores have seen the last of: what is in its cache is still to be written to them.
-    pub fn stored(&self, node: NodeId) -> Timestamp {
+    pub(super) fn stored(&self, node: NodeId) -> Timestamp {
         self.reached[node].get().min(self.flushed[node].get())
     }
 
@@ -101,7 +101,7 @@ impl NodeWatermarks {
     }
 
     /// Begins a pass over all nodes, in the order they were added: parents come first.
-    pub fn begin(&self) {
+    pub(super) fn begin(&self) {
         self.changed.set(false);
         for (feeders, fed) in self.feeders.iter().zip(&self.fed) {
             if !feeders.is_empty() {
@@ -111,7 +111,7 @@ impl NodeWatermarks {
     }
 
     /// Moves a node to what it may rely on when the inputs vouch for `inputs`; `None` when that is nothing new.
-    pub fn advance(&self, node: NodeId, inputs: Timestamp) -> Option<Timestamp> {
+    pub(super) fn advance(&self, node: NodeId, inputs: Timestamp) -> Option<Timestamp> {
         let limit = if self.feeders[node].is_empty() { Timestamp::MAX } else { self.fed[node].get() };
         let next = inputs.min(self.least(&self.parents[node])).min(limit);
         if next <= self.reached[node].get() {
@@ -122,7 +122,7 @@ impl NodeWatermarks {
     }
 
     /// Whether another pass may tell a node more: a cache was flushed, or this task's own sinks have gone on since the last pass began.
-    pub fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         if self.changed.get() {
             return true;
         }

@@ -32,7 +32,7 @@ pub(super) struct PartitionGroup {
 }
 
 impl PartitionGroup {
-    pub fn new(queues: Vec<(TopicPartition, RecordQueue, InputClock)>, max_task_idle_ms: i64) -> Self {
+    pub(super) fn new(queues: Vec<(TopicPartition, RecordQueue, InputClock)>, max_task_idle_ms: i64) -> Self {
         let partitions = queues
             .into_iter()
             .map(|(id, queue, clock)| Partition { id, queue, lag: None, idle_until: None, clock })
@@ -40,36 +40,32 @@ impl PartitionGroup {
         Self { partitions, non_empty: JavaPriorityQueue::new(), max_task_idle_ms, stream_time: -1 }
     }
 
-    pub fn index_of(&self, topic: &str, partition: i32) -> Option<usize> {
+    pub(super) fn index_of(&self, topic: &str, partition: i32) -> Option<usize> {
         self.partitions.iter().position(|p| p.id.partition == partition && &*p.id.topic == topic)
     }
 
-    pub fn partition(&self, index: usize) -> &TopicPartition {
+    pub(super) fn partition(&self, index: usize) -> &TopicPartition {
         &self.partitions[index].id
     }
 
-    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
+    pub(super) fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
         self.partitions.iter().map(|partition| &partition.id)
     }
 
-    pub fn buffered(&self, index: usize) -> usize {
+    pub(super) fn buffered(&self, index: usize) -> usize {
         self.partitions[index].queue.len()
     }
 
-    pub fn num_buffered(&self) -> usize {
-        self.partitions.iter().map(|partition| partition.queue.len()).sum()
-    }
-
-    pub fn partition_time(&self, index: usize) -> Timestamp {
+    pub(super) fn partition_time(&self, index: usize) -> Timestamp {
         self.partitions[index].queue.partition_time
     }
 
-    pub fn set_partition_time(&mut self, index: usize, time: Timestamp) {
+    pub(super) fn set_partition_time(&mut self, index: usize, time: Timestamp) {
         self.partitions[index].queue.partition_time = time;
         self.stream_time = self.stream_time.max(time);
     }
 
-    pub fn set_lag(&mut self, index: usize, lag: i64, now_at: Option<Timestamp>) {
+    pub(super) fn set_lag(&mut self, index: usize, lag: i64, now_at: Option<Timestamp>) {
         let partition = &mut self.partitions[index];
         partition.lag = Some(lag);
         if let InputClock::External { writer_at: Some(writer_at), .. } = &mut partition.clock {
@@ -78,12 +74,12 @@ impl PartitionGroup {
     }
 
     /// See [`RecordQueue::retain_rows`].
-    pub fn retain_rows(&self, index: usize, records: &mut Vec<ConsumerRecord>, time: &mut Timestamp) {
+    pub(super) fn retain_rows(&self, index: usize, records: &mut Vec<ConsumerRecord>, time: &mut Timestamp) {
         self.partitions[index].queue.retain_rows(records, time);
     }
 
     /// Appends records of one partition, in offset order.
-    pub fn add(
+    pub(super) fn add(
         &mut self,
         index: usize,
         records: impl IntoIterator<Item = ConsumerRecord>,
@@ -103,7 +99,7 @@ impl PartitionGroup {
     }
 
     /// Whether the next record may be taken although some partitions are empty.
-    pub fn ready(&mut self, now: Timestamp) -> bool {
+    pub(super) fn ready(&mut self, now: Timestamp) -> bool {
         if self.non_empty.len() == 0 {
             return false;
         }
@@ -124,7 +120,7 @@ impl PartitionGroup {
     }
 
     /// Takes the next record, and says of which partition.
-    pub fn next(&mut self, bad: &dyn BadRecords) -> Result<Option<(usize, Head)>> {
+    pub(super) fn next(&mut self, bad: &dyn BadRecords) -> Result<Option<(usize, Head)>> {
         let Some((_, index)) = self.non_empty.poll() else { return Ok(None) };
         let queue = &mut self.partitions[index].queue;
         let head = queue.take_head();
@@ -139,14 +135,14 @@ impl PartitionGroup {
     }
 
     /// Notes that records of a partition arrived at `now`.
-    pub fn touch(&mut self, index: usize, now: Timestamp) {
+    pub(super) fn touch(&mut self, index: usize, now: Timestamp) {
         if let InputClock::External { last_activity, .. } = &mut self.partitions[index].clock {
             *last_activity = now;
         }
     }
 
     /// Notes what an upstream partition vouched for.
-    pub fn vouch(&mut self, index: usize, upstream: i32, time: Timestamp) {
+    pub(super) fn vouch(&mut self, index: usize, upstream: i32, time: Timestamp) {
         if let InputClock::Vouched(times) = &mut self.partitions[index].clock
             && let Some(known) = times.get_mut(upstream as usize)
         {
@@ -155,7 +151,7 @@ impl PartitionGroup {
     }
 
     /// What is vouched for by each upstream partition, to be committed.
-    pub fn vouched(&self, index: usize) -> &[Timestamp] {
+    pub(super) fn vouched(&self, index: usize) -> &[Timestamp] {
         match &self.partitions[index].clock {
             InputClock::Vouched(times) => times,
             InputClock::External { .. } | InputClock::Own => &[],
@@ -163,7 +159,7 @@ impl PartitionGroup {
     }
 
     /// What all inputs together vouch for at `now`, -1 before all did.
-    pub fn watermark(&self, idle_close_ms: i64, now: Timestamp) -> Timestamp {
+    pub(super) fn watermark(&self, idle_close_ms: i64, now: Timestamp) -> Timestamp {
         self.partitions
             .iter()
             .map(|p| {
@@ -175,12 +171,12 @@ impl PartitionGroup {
     }
 
     /// Source node of a partition.
-    pub fn source(&self, index: usize) -> usize {
+    pub(super) fn source(&self, index: usize) -> usize {
         self.partitions[index].queue.source
     }
 
     /// Forgets buffered records (after a rewind); clocks stay for the caller to set.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.non_empty.clear();
         for partition in &mut self.partitions {
             partition.queue.clear();

@@ -19,23 +19,23 @@ pub(super) struct PunctuationQueue {
 }
 
 impl PunctuationQueue {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { schedules: Vec::new(), due: JavaPriorityQueue::new() }
     }
 
-    pub fn schedule(&mut self, id: ScheduleId, node: NodeId, first: Timestamp, interval_ms: i64) {
+    pub(super) fn schedule(&mut self, id: ScheduleId, node: NodeId, first: Timestamp, interval_ms: i64) {
         self.due.offer(first, self.schedules.len());
         self.schedules.push((id, Schedule { node, interval_ms: interval_ms.max(1), cancelled: false }));
     }
 
-    pub fn cancel(&mut self, id: ScheduleId) {
+    pub(super) fn cancel(&mut self, id: ScheduleId) {
         if let Some((_, schedule)) = self.schedules.iter_mut().find(|(known, _)| *known == id) {
             schedule.cancelled = true;
         }
     }
 
     /// Takes the next schedule due at `now`, with its due time. Give it back with [`reschedule`](Self::reschedule) after the call.
-    pub fn take_due(&mut self, now: Timestamp) -> Option<(Timestamp, usize, ScheduleId, NodeId)> {
+    pub(super) fn take_due(&mut self, now: Timestamp) -> Option<(Timestamp, usize, ScheduleId, NodeId)> {
         loop {
             if self.due.peek()?.0 > now {
                 return None;
@@ -49,7 +49,7 @@ impl PunctuationQueue {
     }
 
     /// The next call of a schedule that was due `at` and called at `now`: one interval on, missed intervals skipped.
-    pub fn reschedule(&mut self, index: usize, at: Timestamp, now: Timestamp) {
+    pub(super) fn reschedule(&mut self, index: usize, at: Timestamp, now: Timestamp) {
         let schedule = &self.schedules[index].1;
         if schedule.cancelled {
             return;
@@ -63,7 +63,7 @@ impl PunctuationQueue {
     }
 
     /// When the next schedule is due.
-    pub fn next_due(&self) -> Option<Timestamp> {
+    pub(super) fn next_due(&self) -> Option<Timestamp> {
         self.due.peek().map(|(at, _)| at)
     }
 }

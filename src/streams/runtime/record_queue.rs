@@ -24,7 +24,7 @@ pub(super) enum Head {
 }
 
 impl Head {
-    pub fn timestamp(&self) -> Timestamp {
+    pub(super) fn timestamp(&self) -> Timestamp {
         match self {
             Head::Record(_, _, timestamp) => *timestamp,
             // Taken before anything else: neither carries event time.
@@ -55,7 +55,7 @@ pub(super) struct RecordQueue {
 }
 
 impl RecordQueue {
-    pub fn new(
+    pub(super) fn new(
         source: NodeId,
         decoder: RecordDecoder,
         extractor: TimestampExtractor,
@@ -73,20 +73,20 @@ impl RecordQueue {
     }
 
     /// Records held, the head included.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.fifo.len() + usize::from(self.head.is_some())
     }
 
-    pub fn head_timestamp(&self) -> Option<Timestamp> {
+    pub(super) fn head_timestamp(&self) -> Option<Timestamp> {
         self.head.as_ref().map(Head::timestamp)
     }
 
-    pub fn add(&mut self, record: ConsumerRecord) {
+    pub(super) fn add(&mut self, record: ConsumerRecord) {
         self.fifo.push_back(record);
     }
 
     /// Decodes until there is a head, or nothing is left.
-    pub fn update_head(&mut self, bad: &dyn BadRecords) -> Result<()> {
+    pub(super) fn update_head(&mut self, bad: &dyn BadRecords) -> Result<()> {
         if self.head.is_some() {
             return Ok(());
         }
@@ -136,7 +136,7 @@ impl RecordQueue {
 
     /// Keeps of a topic that is the changelog of its own table what the table took: what had no key, could not be read or had no time was
     /// dropped then. Rows get the time they were given then. `time` is the partition time of the replay.
-    pub fn retain_rows(&self, records: &mut Vec<ConsumerRecord>, time: &mut Timestamp) {
+    pub(super) fn retain_rows(&self, records: &mut Vec<ConsumerRecord>, time: &mut Timestamp) {
         records.retain_mut(|record| {
             let Ok(decoded) = (self.decoder)(record) else { return false };
             let Ok(timestamp) = (self.extractor)(record, &decoded, *time) else { return false };
@@ -150,13 +150,13 @@ impl RecordQueue {
     }
 
     /// Takes the head and moves the partition time.
-    pub fn take_head(&mut self) -> Option<Head> {
+    pub(super) fn take_head(&mut self) -> Option<Head> {
         let head = self.head.take()?;
         self.partition_time = self.partition_time.max(head.timestamp());
         Some(head)
     }
 
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.fifo.clear();
         self.head = None;
     }

@@ -93,7 +93,11 @@ pub(super) struct Standbys {
 }
 
 impl Standbys {
-    pub fn new(options: TaskOptions, plan: Arc<PartitionPlan>, clients: Arc<dyn ClientSupplier>) -> Self {
+    pub(super) fn new(
+        options: TaskOptions,
+        plan: Arc<PartitionPlan>,
+        clients: Arc<dyn ClientSupplier>,
+    ) -> Self {
         Self {
             options,
             plan,
@@ -131,13 +135,13 @@ impl Standbys {
     }
 
     /// Lets go of the files of these tasks: they come here.
-    pub fn hand_over(&mut self, tasks: &BTreeSet<TaskId>) -> Result<()> {
+    pub(super) fn hand_over(&mut self, tasks: &BTreeSet<TaskId>) -> Result<()> {
         let here: Vec<TaskId> = self.copies.keys().filter(|id| tasks.contains(id)).copied().collect();
         here.into_iter().try_for_each(|id| self.close(id))
     }
 
     /// Lets go of everything, saved.
-    pub fn close_all(&mut self) -> Result<()> {
+    pub(super) fn close_all(&mut self) -> Result<()> {
         let all = self.copies.keys().copied().collect();
         self.hand_over(&all)
     }
@@ -150,7 +154,7 @@ impl Standbys {
     }
 
     /// Copies begin and end: a thread of this process may wait for a file.
-    pub fn look_around(&mut self, now: Timestamp) -> Result<()> {
+    pub(super) fn look_around(&mut self, now: Timestamp) -> Result<()> {
         if !self.is_keeper() || self.looked_at.is_some_and(|at| now >= at && now - at < LOOK_MS) {
             return Ok(());
         }
@@ -159,7 +163,7 @@ impl Standbys {
     }
 
     /// One bounded step: one poll is applied. Records replayed.
-    pub fn step(&mut self, now: Timestamp) -> Result<usize> {
+    pub(super) fn step(&mut self, now: Timestamp) -> Result<usize> {
         if self.copies.is_empty() {
             return Ok(0);
         }
@@ -206,7 +210,8 @@ impl Standbys {
     fn begin(&mut self, id: TaskId) -> Result<()> {
         let Some(db) = task_files::open(&self.options, id)? else { return Ok(()) };
         let topology = self.options.topology.clone();
-        let environment = StoreEnvironment { cache: None, db: Some(db.clone()) };
+        let environment =
+            StoreEnvironment { db: Some(db.clone()), cache: None, ..StoreEnvironment::default() };
         if self.consumer.is_none() {
             let config = ConsumerConfig {
                 read_committed: true,

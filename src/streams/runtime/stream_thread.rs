@@ -14,6 +14,7 @@ use super::{
     commit_step::CommitStep,
     input_hold::Hold,
     internal_topics::PartitionPlan,
+    refused_records::RefusedRecords,
     standby::Standbys,
     task::TaskOptions,
     task_files,
@@ -85,6 +86,7 @@ pub struct StreamThread {
     in_transaction: bool,
     last_commit: Timestamp,
     output: Vec<ProducerRecord>,
+    refused: RefusedRecords,
     /// Input partitions that are paused: their tasks restore.
     paused: bool,
     lag_asked: BTreeMap<TopicPartition, (Timestamp, i64)>,
@@ -121,6 +123,9 @@ impl StreamThread {
         let producer = new_producer(&name, &options.config, clients.as_ref())?;
         let consumer = new_consumer(&name, &options, clients.as_ref())?;
         let last_commit = clock();
+        let topology = &options.topology;
+        let changelogs = topology.stores.iter().map(|store| topology.changelog_topic(&store.builder.name));
+        let refused = RefusedRecords::new(options.handlers.clone(), changelogs.collect());
         let mut thread = Self {
             tasks: TaskManager::new(options.clone(), plan.clone(), clients.clone()),
             standbys: Standbys::new(options.clone(), plan.clone(), clients.clone()),
@@ -136,6 +141,7 @@ impl StreamThread {
             in_transaction: false,
             last_commit,
             output: Vec::new(),
+            refused,
             paused: false,
             lag_asked: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -364,7 +370,7 @@ impl StreamThread {
         for partition in &partitions {
             let start = match committed.get(partition) {
                 Some(offset) => Some(offset.offset),
-                None => self.reset_offset(partition)?,
+                None => self.reset_offset(partition, now)?,
             };
             wanted.push((partition.clone(), start));
         }
@@ -387,18 +393,28 @@ impl StreamThread {
 
     /// Where a source says that it starts without a committed offset; `None` leaves it to the application's policy. A topic inside the
     /// application is read from its beginning always: what upstream wrote before this thread came is input like any other.
-    fn reset_offset(&mut self, partition: &TopicPartition) -> Result<Option<i64>> {
+    fn reset_offset(&mut self, partition: &TopicPartition, now: Timestamp) -> Result<Option<i64>> {
         let reset = self.options.topology.nodes.iter().find_map(|node| match &node.kind {
             NodeKind::Source(source) if source.topics.contains(&partition.topic) => {
                 Some(if source.internal { Some(OffsetReset::Earliest) } else { source.offset_reset })
             }
             _ => None,
         });
-        let Some(reset) = reset.flatten() else { return Ok(None) };
+        // The log's clients know every policy of the application but one.
+        let default = Some(self.options.config.offset_reset);
+        let default = default.filter(|reset| matches!(reset, OffsetReset::ByDuration(_)));
+        let Some(reset) = reset.flatten().or(default) else { return Ok(None) };
         let (first, end) = self.consumer.watermarks(partition)?;
         match reset {
             OffsetReset::Earliest => Ok(Some(first)),
             OffsetReset::Latest => Ok(Some(end)),
+            OffsetReset::ByDuration(age) => {
+                // A consumer of its own: looking reads, and gives up what is assigned.
+                let config = ConsumerConfig { read_committed: true, ..ConsumerConfig::default() };
+                let since = now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+                let found = self.clients.consumer(&config)?.offset_for_time(partition, since)?;
+                Ok(Some(found.unwrap_or(end)))
+            }
             OffsetReset::None => Err(StreamsError::Fatal(format!(
                 "{partition} has no committed offset and its source has offset reset `none`: commit one for the group, or choose \
                  earliest or latest"
@@ -637,7 +653,14 @@ impl StreamThread {
             .with_label_values(&[self.options.config.application_id.as_str(), self.name.as_str()])
             .inc_by(self.output.len() as u64);
         for record in self.output.drain(..) {
-            self.producer.send(record)?;
+            let refused = match self.producer.send(record) {
+                Ok(()) => continue,
+                Err(StreamsError::RecordRefused(refused)) => *refused,
+                Err(error) => return Err(error),
+            };
+            if let Some(letter) = self.refused.judge(refused)? {
+                self.producer.send(letter)?;
+            }
         }
         self.reached(CommitStep::Sent)
     }
@@ -759,6 +782,13 @@ impl StreamThread {
             self.metrics.restore_remaining.with_label_values(&[app, &task.to_string(), store]).set(remaining);
         }
         let mut dropped_now: Vec<(DropReason, u64)> = Vec::new();
+        let refused = self.refused.take_dropped();
+        if refused > 0 {
+            let reason = DropReason::ProductionError;
+            dropped_now.push((reason, refused));
+            // Which task wrote a record is not known any more when the log refuses it.
+            self.metrics.dropped.with_label_values(&[app, "", "", reason.as_str()]).inc_by(refused);
+        }
         for task in self.tasks.running() {
             let id = task.id();
             for ((node, reason), more) in task.newly_dropped() {

@@ -115,7 +115,7 @@ fn writes(topology: &Topology, node: NodeId, topic: &str) -> bool {
 }
 
 /// See the module's documentation.
-pub struct StreamTask {
+pub(crate) struct StreamTask {
     id: TaskId,
     graph: TaskGraph,
     group: PartitionGroup,
@@ -140,7 +140,7 @@ pub struct StreamTask {
 
 impl StreamTask {
     /// A task over the given nodes and partitions. `stores` are in flush order, already restored.
-    pub fn new(
+    pub(crate) fn new(
         id: TaskId,
         options: &TaskOptions,
         nodes: Vec<NodeId>,
@@ -211,7 +211,7 @@ impl StreamTask {
     }
 
     /// Initialises processors with the clocks committed earlier.
-    pub fn init(&mut self, clocks: HashMap<String, i64>, now: Timestamp) -> Result<()> {
+    pub(crate) fn init(&mut self, clocks: HashMap<String, i64>, now: Timestamp) -> Result<()> {
         for index in 0..self.group.partitions().count() {
             self.group.touch(index, now);
         }
@@ -220,7 +220,7 @@ impl StreamTask {
 
     /// Takes over what an earlier owner committed with the offsets: partition times, vouched times, operator clocks.
     /// Call before [`init`](Self::init), and give it the clocks returned.
-    pub fn restore_metadata(
+    pub(crate) fn restore_metadata(
         &mut self,
         committed: &BTreeMap<TopicPartition, OffsetAndMetadata>,
     ) -> HashMap<String, i64> {
@@ -245,22 +245,22 @@ impl StreamTask {
     }
 
     /// The task's id.
-    pub fn id(&self) -> TaskId {
+    pub(crate) fn id(&self) -> TaskId {
         self.id
     }
 
     /// The living nodes and stores.
-    pub fn graph(&self) -> &TaskGraph {
+    pub(crate) fn graph(&self) -> &TaskGraph {
         &self.graph
     }
 
     /// Partitions the task reads.
-    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
         self.group.partitions()
     }
 
     /// Buffers records of one partition, in offset order.
-    pub fn add_records(
+    pub(crate) fn add_records(
         &mut self,
         partition: &TopicPartition,
         records: impl IntoIterator<Item = ConsumerRecord>,
@@ -274,7 +274,7 @@ impl StreamTask {
 
     /// Keeps of records to be restored what this task itself would have taken, where their topic is one it reads: a source topic that
     /// serves as changelog holds bad records, too. `time` is the partition time of the replay, -1 at its start.
-    pub fn retain_rows(
+    pub(crate) fn retain_rows(
         &self,
         partition: &TopicPartition,
         records: &mut Vec<ConsumerRecord>,
@@ -286,7 +286,7 @@ impl StreamTask {
     }
 
     /// As [`add_records`](Self::add_records) with the wall clock of the arrival.
-    pub fn add_records_at(
+    pub(crate) fn add_records_at(
         &mut self,
         partition: &TopicPartition,
         records: impl IntoIterator<Item = ConsumerRecord>,
@@ -301,31 +301,26 @@ impl StreamTask {
 
     /// Tells how many records the log still holds behind what was added, and how far the topic's writer was *before* the log
     /// was asked, where it says so: with a lag of zero everything up to there has been added.
-    pub fn set_lag(&mut self, partition: &TopicPartition, lag: i64, writer_at: Option<Timestamp>) {
+    pub(crate) fn set_lag(&mut self, partition: &TopicPartition, lag: i64, writer_at: Option<Timestamp>) {
         if let Some(index) = self.group.index_of(&partition.topic, partition.partition) {
             self.group.set_lag(index, lag, writer_at);
         }
     }
 
     /// Records buffered for a partition.
-    pub fn buffered(&self, partition: &TopicPartition) -> usize {
+    pub(crate) fn buffered(&self, partition: &TopicPartition) -> usize {
         self.group
             .index_of(&partition.topic, partition.partition)
             .map_or(0, |index| self.group.buffered(index))
     }
 
-    /// Records buffered in all.
-    pub fn num_buffered(&self) -> usize {
-        self.group.num_buffered()
-    }
-
     /// Whether [`process`](Self::process) would take a record at `now`.
-    pub fn is_processable(&mut self, now: Timestamp) -> bool {
+    pub(crate) fn is_processable(&mut self, now: Timestamp) -> bool {
         self.group.ready(now)
     }
 
     /// Processes the next record, if there is one. The caller asks [`is_processable`](Self::is_processable) first.
-    pub fn process(&mut self, now: Timestamp) -> Result<bool> {
+    pub(crate) fn process(&mut self, now: Timestamp) -> Result<bool> {
         let Some((index, head)) = self.group.next(&self.graph)? else { return Ok(false) };
         let offset = match head {
             Head::Corrupted(offset) => offset,
@@ -355,21 +350,21 @@ impl StreamTask {
     }
 
     /// Calls stream-time schedules that fell due.
-    pub fn punctuate_stream_time(&mut self, now: Timestamp) -> Result<bool> {
+    pub(crate) fn punctuate_stream_time(&mut self, now: Timestamp) -> Result<bool> {
         let called = self.graph.punctuate_stream_time(self.group.stream_time, now)?;
         self.commit_needed |= called;
         Ok(called)
     }
 
     /// Calls wall-clock schedules that fell due.
-    pub fn punctuate_wall_clock(&mut self, now: Timestamp) -> Result<bool> {
+    pub(crate) fn punctuate_wall_clock(&mut self, now: Timestamp) -> Result<bool> {
         let called = self.graph.punctuate_wall_clock(now)?;
         self.commit_needed |= called;
         Ok(called)
     }
 
     /// Tells the processors when the inputs vouch for more than before (only where watermarks are on).
-    pub fn advance_watermark(&mut self, now: Timestamp) -> Result<bool> {
+    pub(crate) fn advance_watermark(&mut self, now: Timestamp) -> Result<bool> {
         let Some(idle_close_ms) = self.idle_close_ms else { return Ok(false) };
         let watermark = self.group.watermark(idle_close_ms, now);
         if watermark <= self.watermark && !self.graph.is_watermark_behind() {
@@ -382,18 +377,18 @@ impl StreamTask {
     }
 
     /// Whether there is anything to commit.
-    pub fn commit_needed(&self) -> bool {
+    pub(crate) fn commit_needed(&self) -> bool {
         self.commit_needed
     }
 
     /// Makes the next commit include this task.
-    pub fn request_commit(&mut self) {
+    pub(crate) fn request_commit(&mut self) {
         self.commit_needed = true;
     }
 
     /// First step of a commit: flushes caches, which may produce records.
     /// Then vouches downstream for what is now written: the watermark follows the data it covers.
-    pub fn prepare_commit(&mut self) -> Result<()> {
+    pub(crate) fn prepare_commit(&mut self) -> Result<()> {
         self.graph.flush_caches()?;
         for Downstream { topic, partitions, sinks, vouched } in &mut self.downstream {
             let watermark = sinks.iter().map(|sink| self.graph.watermark_of(*sink)).min().unwrap_or(-1);
@@ -408,12 +403,12 @@ impl StreamTask {
     }
 
     /// Takes records written since the last call.
-    pub fn drain_output(&mut self, out: &mut Vec<ProducerRecord>) -> Result<()> {
+    pub(crate) fn drain_output(&mut self, out: &mut Vec<ProducerRecord>) -> Result<()> {
         self.graph.drain_output(out)
     }
 
     /// Offsets to commit, with the clocks that go with them. One call per commit.
-    pub fn committable_offsets(&mut self) -> BTreeMap<TopicPartition, OffsetAndMetadata> {
+    pub(crate) fn committable_offsets(&mut self) -> BTreeMap<TopicPartition, OffsetAndMetadata> {
         self.commits += 1;
         let clocks = self.graph.clocks();
         self.committed = self
@@ -436,59 +431,54 @@ impl StreamTask {
 
     /// Whether nobody has committed for this task since it did itself. Each commit is numbered, so even one that consumed
     /// nothing shows.
-    pub fn is_current(&self, committed: &BTreeMap<TopicPartition, OffsetAndMetadata>) -> bool {
+    pub(crate) fn is_current(&self, committed: &BTreeMap<TopicPartition, OffsetAndMetadata>) -> bool {
         self.partitions().all(|partition| self.committed.get(partition) == committed.get(partition))
     }
 
-    /// Task stream time.
-    pub fn stream_time(&self) -> Timestamp {
-        self.group.stream_time
-    }
-
     /// Last step of a commit: everything written is visible.
-    pub fn post_commit(&mut self) {
+    pub(crate) fn post_commit(&mut self) {
         self.commit_needed = false;
     }
 
     /// Gives the task the file its stores live in.
-    pub fn set_db(&mut self, db: Option<TaskDb>) {
+    pub(crate) fn set_db(&mut self, db: Option<TaskDb>) {
         self.db = db;
     }
 
     /// Whether the stores should be saved after the next commit.
-    pub fn wants_save(&self, now: Timestamp) -> bool {
+    pub(crate) fn wants_save(&self, now: Timestamp) -> bool {
         self.db.as_ref().is_some_and(|db| self.graph.with_stores(|stores| db.wants_save(stores, now)))
     }
 
     /// Whether what has been replayed of the changelogs must be saved before more is.
-    pub fn wants_save_while_restoring(&self) -> bool {
+    pub(crate) fn wants_save_while_restoring(&self) -> bool {
         let wants = |db: &TaskDb| self.graph.with_stores(|stores| db.wants_save_while_restoring(stores));
         self.db.as_ref().is_some_and(wants)
     }
 
     /// Whether anything would be lost to a restart but for the changelog.
-    pub fn has_unsaved(&self) -> bool {
+    pub(crate) fn has_unsaved(&self) -> bool {
         self.db.is_some()
             && self.graph.with_stores(|stores| stores.iter().any(|store| store.unsaved().changed > 0))
     }
 
     /// Saves if it is time to. `changelog`: by store, the offset behind the last record the stores reflect, read before the commit
     /// that made it true: had anybody else written since, that commit would have been refused.
-    pub fn after_commit(&mut self, changelog: BTreeMap<String, i64>, now: Timestamp) -> Result<bool> {
+    pub(crate) fn after_commit(&mut self, changelog: BTreeMap<String, i64>, now: Timestamp) -> Result<bool> {
         let Some(db) = &self.db else { return Ok(false) };
         let offsets = self.saved_offsets(changelog);
         self.graph.with_stores(|stores| db.after_commit(stores, || offsets, now))
     }
 
     /// Saves everything and waits for it: at a clean close.
-    pub fn save_now(&mut self, changelog: BTreeMap<String, i64>) -> Result<()> {
+    pub(crate) fn save_now(&mut self, changelog: BTreeMap<String, i64>) -> Result<()> {
         let Some(db) = &self.db else { return Ok(()) };
         let offsets = self.saved_offsets(changelog);
         self.graph.with_stores(|stores| db.save_now(stores, offsets))
     }
 
     /// Marks the state file as whole, when there is nothing to save.
-    pub fn close_file(&self) -> Result<()> {
+    pub(crate) fn close_file(&self) -> Result<()> {
         let Some(db) = &self.db else { return Ok(()) };
         self.graph.with_stores(|stores| db.close(stores))
     }
@@ -502,7 +492,7 @@ impl StreamTask {
     }
 
     /// Changelog topics by store name.
-    pub fn changelogs(&self) -> Vec<(String, TopicPartition)> {
+    pub(crate) fn changelogs(&self) -> Vec<(String, TopicPartition)> {
         self.graph
             .store_ids()
             .iter()
@@ -515,13 +505,13 @@ impl StreamTask {
     }
 
     /// Forgets buffered records (the caller rewinds the consumer). Everything processed is committed: positions and clocks stand.
-    pub fn clear_buffers(&mut self) {
+    pub(crate) fn clear_buffers(&mut self) {
         self.group.clear();
         self.commit_needed = false;
     }
 
     /// Input partitions of which nothing has been read and nothing committed yet: where reading them begins is not known here.
-    pub fn without_position(&self) -> Vec<TopicPartition> {
+    pub(crate) fn without_position(&self) -> Vec<TopicPartition> {
         let unread = |partition: &&TopicPartition| {
             !self.positions.contains_key(*partition) && self.buffered(partition) == 0
         };
@@ -529,17 +519,17 @@ impl StreamTask {
     }
 
     /// Where reading a partition begins. Committing it makes every commit of the task one that a later owner fences.
-    pub fn begins_at(&mut self, partition: TopicPartition, offset: i64) {
+    pub(crate) fn begins_at(&mut self, partition: TopicPartition, offset: i64) {
         self.positions.entry(partition).or_insert(offset);
     }
 
     /// Records dropped so far, by node and reason.
-    pub fn dropped(&self) -> BTreeMap<(NodeId, DropReason), u64> {
+    pub(crate) fn dropped(&self) -> BTreeMap<(NodeId, DropReason), u64> {
         self.graph.dropped()
     }
 
     /// Drops since the last call.
-    pub fn newly_dropped(&mut self) -> Vec<((NodeId, DropReason), u64)> {
+    pub(crate) fn newly_dropped(&mut self) -> Vec<((NodeId, DropReason), u64)> {
         let mut new = Vec::new();
         for (what, count) in self.graph.dropped() {
             let told = self.dropped_told.entry(what).or_default();
@@ -552,12 +542,12 @@ impl StreamTask {
     }
 
     /// Name of a node, for metrics.
-    pub fn node_name(&self, node: NodeId) -> Arc<str> {
+    pub(crate) fn node_name(&self, node: NodeId) -> Arc<str> {
         self.graph.node_name(node)
     }
 
     /// Closes processors.
-    pub fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.graph.close();
     }
 }

@@ -30,7 +30,7 @@ use crate::streams::{
 };
 
 /// Global stores of the process, shared by all tasks.
-pub type GlobalStores = Arc<BTreeMap<usize, Mutex<Store>>>;
+pub(crate) type GlobalStores = Arc<BTreeMap<usize, Mutex<Store>>>;
 
 /// Output records share blocks of this size.
 const OUTPUT_BLOCK_BYTES: usize = 32 << 10;
@@ -62,7 +62,7 @@ struct Clock {
 }
 
 /// See the module's documentation.
-pub struct TaskGraph {
+pub(crate) struct TaskGraph {
     topology: Arc<Topology>,
     config: Arc<StreamsConfig>,
     handlers: ErrorHandlers,
@@ -97,7 +97,7 @@ pub struct TaskGraph {
 }
 
 /// What a graph is made from.
-pub struct GraphParts {
+pub(crate) struct GraphParts {
     pub topology: Arc<Topology>,
     pub config: Arc<StreamsConfig>,
     pub handlers: ErrorHandlers,
@@ -113,7 +113,7 @@ pub struct GraphParts {
 
 impl TaskGraph {
     /// Builds the nodes; [`init`](Self::init) must follow before the first record.
-    pub fn new(parts: GraphParts) -> Self {
+    pub(crate) fn new(parts: GraphParts) -> Self {
         let topology = parts.topology;
         let watermarks = parts.config.idle_close_ms.map(|_| NodeWatermarks::new(&topology, &parts.nodes));
         let mut nodes: Vec<Option<Node>> = topology.nodes.iter().map(|_| None).collect();
@@ -182,12 +182,12 @@ impl TaskGraph {
     }
 
     /// The topology the graph is a part of.
-    pub fn topology(&self) -> &Arc<Topology> {
+    pub(crate) fn topology(&self) -> &Arc<Topology> {
         &self.topology
     }
 
     /// Initialises processors, in the order they were added. Clocks committed earlier are given first.
-    pub fn init(&self, clocks: HashMap<String, i64>, now: Timestamp) -> Result<()> {
+    pub(crate) fn init(&self, clocks: HashMap<String, i64>, now: Timestamp) -> Result<()> {
         *self.restored_clocks.borrow_mut() = clocks;
         self.now.set(now);
         for id in &self.node_order {
@@ -199,7 +199,7 @@ impl TaskGraph {
     }
 
     /// Closes processors.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         for id in &self.node_order {
             if let Run::Processor(processor) = &self.live(*id).run {
                 processor.borrow_mut().close();
@@ -208,7 +208,7 @@ impl TaskGraph {
     }
 
     /// Runs one record from its source down to the leaves.
-    pub fn process(
+    pub(crate) fn process(
         &self,
         source: NodeId,
         raw: ConsumerRecord,
@@ -233,7 +233,7 @@ impl TaskGraph {
     }
 
     /// Calls the stream-time schedules due at `stream_time`. Whether any was called.
-    pub fn punctuate_stream_time(&self, stream_time: Timestamp, now: Timestamp) -> Result<bool> {
+    pub(crate) fn punctuate_stream_time(&self, stream_time: Timestamp, now: Timestamp) -> Result<bool> {
         self.now.set(now);
         self.stream_time.set(stream_time);
         if stream_time < 0 {
@@ -243,14 +243,14 @@ impl TaskGraph {
     }
 
     /// Calls the wall-clock schedules due at `now`. Whether any was called.
-    pub fn punctuate_wall_clock(&self, now: Timestamp) -> Result<bool> {
+    pub(crate) fn punctuate_wall_clock(&self, now: Timestamp) -> Result<bool> {
         self.now.set(now);
         self.punctuate(&self.wall_schedules, now)
     }
 
     /// Moves the watermark to what the inputs vouch for and tells the processors, in the order they were added, what of it they may
     /// rely on.
-    pub fn advance_watermark(&self, inputs: Timestamp, now: Timestamp) -> Result<()> {
+    pub(crate) fn advance_watermark(&self, inputs: Timestamp, now: Timestamp) -> Result<()> {
         let Some(watermarks) = &self.watermarks else { return Ok(()) };
         self.now.set(now);
         *self.context.borrow_mut() = RecordContext {
@@ -280,22 +280,22 @@ impl TaskGraph {
     }
 
     /// Whether [`advance_watermark`](Self::advance_watermark) has more to tell although the inputs vouch for nothing new.
-    pub fn is_watermark_behind(&self) -> bool {
+    pub(crate) fn is_watermark_behind(&self) -> bool {
         self.watermarks.as_ref().is_some_and(NodeWatermarks::is_behind)
     }
 
     /// What a node has been told; -1 before the first, and where watermarks are off.
-    pub fn watermark_of(&self, node: NodeId) -> Timestamp {
+    pub(crate) fn watermark_of(&self, node: NodeId) -> Timestamp {
         self.watermarks.as_ref().map_or(-1, |watermarks| watermarks.reached(node))
     }
 
     /// Gives the wall clock to what happens outside of processing (buffering, commits).
-    pub fn set_now(&self, now: Timestamp) {
+    pub(crate) fn set_now(&self, now: Timestamp) {
         self.now.set(now);
     }
 
     /// When the next wall-clock schedule is due.
-    pub fn next_wall_clock_punctuation(&self) -> Option<Timestamp> {
+    pub(crate) fn next_wall_clock_punctuation(&self) -> Option<Timestamp> {
         self.wall_schedules.borrow().next_due()
     }
 
@@ -323,7 +323,7 @@ impl TaskGraph {
 
     /// Lets processors forward what they hold back, then flushes record caches, store by store, forwarding what comes out. May produce
     /// records.
-    pub fn flush_caches(&self) -> Result<()> {
+    pub(crate) fn flush_caches(&self) -> Result<()> {
         for id in &self.node_order {
             if let Run::Processor(processor) = &self.live(*id).run {
                 let result = processor.borrow_mut().prepare_commit(NodeContext::new(self, *id));
@@ -355,7 +355,7 @@ impl TaskGraph {
     }
 
     /// Takes what sinks wrote, then what stores logged, in write order.
-    pub fn drain_output(&self, out: &mut Vec<ProducerRecord>) -> Result<()> {
+    pub(crate) fn drain_output(&self, out: &mut Vec<ProducerRecord>) -> Result<()> {
         out.append(&mut self.output.borrow_mut());
         let mut changes: Vec<ChangelogRecord> = Vec::new();
         for id in &self.store_order {
@@ -382,7 +382,7 @@ impl TaskGraph {
     }
 
     /// Runs `f` on a store of the task, by id.
-    pub fn store<R>(&self, id: StoreId, f: impl FnOnce(&mut Store) -> R) -> Option<R> {
+    pub(crate) fn store<R>(&self, id: StoreId, f: impl FnOnce(&mut Store) -> R) -> Option<R> {
         if let Some(global) = self.globals.get(&id.0) {
             return Some(f(&mut global.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
         }
@@ -400,27 +400,27 @@ impl TaskGraph {
     }
 
     /// Whether a record cache is over its budget.
-    pub fn wants_flush(&self) -> bool {
+    pub(crate) fn wants_flush(&self) -> bool {
         self.cached.iter().any(|id| self.local(*id).store.borrow_mut().as_state_store().wants_flush())
     }
 
     /// Local stores in flush order.
-    pub fn store_ids(&self) -> &[StoreId] {
+    pub(crate) fn store_ids(&self) -> &[StoreId] {
         &self.store_order
     }
 
     /// Changelog topic of a local store, if it has one.
-    pub fn changelog(&self, id: StoreId) -> Option<&Arc<str>> {
+    pub(crate) fn changelog(&self, id: StoreId) -> Option<&Arc<str>> {
         self.local(id).changelog.as_ref()
     }
 
     /// Operator clocks by name, to be committed with the offsets.
-    pub fn clocks(&self) -> Vec<(String, i64)> {
+    pub(crate) fn clocks(&self) -> Vec<(String, i64)> {
         self.clocks.borrow().iter().map(|clock| (clock.name.clone(), clock.value)).collect()
     }
 
     /// Records dropped so far, by node and reason, stores included.
-    pub fn dropped(&self) -> BTreeMap<(NodeId, DropReason), u64> {
+    pub(crate) fn dropped(&self) -> BTreeMap<(NodeId, DropReason), u64> {
         for id in &self.store_order {
             let refused = self.local(*id).store.borrow_mut().as_state_store().take_dropped();
             if refused > 0 {
@@ -432,7 +432,7 @@ impl TaskGraph {
     }
 
     /// Whether a node asked for a commit since the last call.
-    pub fn take_commit_request(&self) -> bool {
+    pub(crate) fn take_commit_request(&self) -> bool {
         self.commit_requested.take()
     }
 
@@ -559,26 +559,15 @@ impl TaskGraph {
             Some(partitioner) => partitioner(&topic, &record, (self.partition_counts)(&topic)?),
             None => None,
         };
+        if partitions.as_ref().is_some_and(Vec::is_empty) {
+            self.drop_record(node, DropReason::NoPartition);
+            return Ok(());
+        }
         let encoded = match (sink.encoder)(&record) {
             Ok(encoded) => encoded,
-            Err(error) => {
-                let attempt = ProducerRecord {
-                    topic,
-                    partition: None,
-                    key: None,
-                    value: None,
-                    timestamp: Some(record.timestamp),
-                    headers: record.headers,
-                };
-                return match (self.handlers.production)(&attempt, &error) {
-                    ProductionResponse::Continue => {
-                        self.drop_record(node, DropReason::ProductionError);
-                        Ok(())
-                    }
-                    // Encoding the same value again cannot end differently.
-                    ProductionResponse::Retry | ProductionResponse::Fail => Err(failed(error)),
-                };
-            }
+            // A serde of another type than the records have is a mistake in the topology, no bad record.
+            Err(error) if error.class == "ClassCastException" => return Err(failed(error)),
+            Err(error) => return self.not_encoded(node, topic, record, error),
         };
         let out = ProducerRecord {
             topic,
@@ -597,10 +586,40 @@ impl TaskGraph {
         }
         Ok(())
     }
+
+    /// Asks the production handler about a value that does not become bytes.
+    fn not_encoded(
+        &self,
+        node: NodeId,
+        topic: Arc<str>,
+        record: AnyRecord,
+        error: ProcessingError,
+    ) -> Result<()> {
+        let name = &self.live(node).name;
+        let (timestamp, headers) = (Some(record.timestamp), record.headers);
+        let attempt = ProducerRecord { topic, partition: None, key: None, value: None, timestamp, headers };
+        let response = (self.handlers.production)(&attempt, &error);
+        if let Some(topic) = self.handlers.dead_letter_topic.as_ref() {
+            let context = self.context.borrow().clone();
+            let (key, value) = self.raw.bytes(&context);
+            let letter = dead_letter(topic, key, value, &context, &error, name, false);
+            self.output.borrow_mut().push(letter);
+        }
+        match response {
+            ProductionResponse::Continue => {
+                self.drop_record(node, DropReason::ProductionError);
+                Ok(())
+            }
+            // Encoding the same value again cannot end differently.
+            ProductionResponse::Retry | ProductionResponse::Fail => {
+                Err(StreamsError::Fatal(format!("sink {name} could not write a record: {error}")))
+            }
+        }
+    }
 }
 
 /// A dead letter as Kafka's handlers write it (KIP-1034).
-fn dead_letter(
+pub(super) fn dead_letter(
     topic: &Arc<str>,
     key: Option<Bytes>,
     value: Option<Bytes>,
@@ -730,6 +749,10 @@ impl TaskContext for TaskGraph {
         let id = self.topology.store_id(name)?;
         let spec = &self.topology.stores[id.0];
         (spec.global || spec.users.contains(&node)).then_some(id)
+    }
+
+    fn is_read_only(&self, node: NodeId, store: StoreId) -> bool {
+        self.topology.stores[store.0].global && !self.topology.global_nodes.contains(&node)
     }
 
     fn store_builder(&self, store: StoreId) -> &StoreBuilder {

@@ -68,7 +68,11 @@ pub(super) struct TaskManager {
 }
 
 impl TaskManager {
-    pub fn new(options: TaskOptions, plan: Arc<PartitionPlan>, clients: Arc<dyn ClientSupplier>) -> Self {
+    pub(super) fn new(
+        options: TaskOptions,
+        plan: Arc<PartitionPlan>,
+        clients: Arc<dyn ClientSupplier>,
+    ) -> Self {
         let mut readers = HashMap::new();
         for subtopology in &options.topology.subtopologies {
             for topic in &subtopology.source_topics {
@@ -89,7 +93,7 @@ impl TaskManager {
     }
 
     /// The tasks these partitions make up. Refuses an assignment that tears a task apart.
-    pub fn tasks_of(
+    pub(super) fn tasks_of(
         &self,
         partitions: &[TopicPartition],
     ) -> Result<BTreeMap<TaskId, BTreeSet<TopicPartition>>> {
@@ -116,7 +120,7 @@ impl TaskManager {
     }
 
     /// Takes over an assignment: suspended tasks that stay resume, new ones begin to restore, the others are closed.
-    pub fn assign(
+    pub(super) fn assign(
         &mut self,
         assigned: BTreeMap<TaskId, BTreeSet<TopicPartition>>,
         committed: &BTreeMap<TopicPartition, OffsetAndMetadata>,
@@ -189,7 +193,8 @@ impl TaskManager {
         let db = task_files::open(&self.options, id)?;
         let config = &self.options.config;
         let cache = CacheOptions::new(config.buffer_bytes_max / 4, config.semantics);
-        let environment = StoreEnvironment { cache: Some(cache), db: db.clone() };
+        let environment =
+            StoreEnvironment { cache: Some(cache), db: db.clone(), semantics: config.semantics };
         let mut stores = Vec::new();
         for store in &subtopology.stores {
             stores.push((*store, topology.stores[store.0].builder.build(&environment)?));
@@ -235,7 +240,7 @@ impl TaskManager {
     }
 
     /// Replays one batch; tasks whose stores are complete start running. Returns records replayed.
-    pub fn restore(&mut self, timeout: Duration, now: Timestamp) -> Result<usize> {
+    pub(super) fn restore(&mut self, timeout: Duration, now: Timestamp) -> Result<usize> {
         self.create_waiting(now)?;
         let before: BTreeMap<TaskId, BTreeMap<String, i64>> =
             self.tasks.keys().map(|id| (*id, self.reader.positions(*id))).collect();
@@ -283,7 +288,7 @@ impl TaskManager {
     }
 
     /// Suspends all tasks: the group is about to say who owns them. Buffered records are read again from the committed offsets.
-    pub fn suspend_all(&mut self) {
+    pub(super) fn suspend_all(&mut self) {
         self.assigned = false;
         for (id, life) in &mut self.lives {
             if life.state == TaskState::Running {
@@ -296,7 +301,7 @@ impl TaskManager {
     }
 
     /// Closes all tasks without keeping anything of them.
-    pub fn close_all(&mut self) {
+    pub(super) fn close_all(&mut self) {
         self.assigned = false;
         self.waiting.clear();
         let ids: Vec<TaskId> = self.tasks.keys().copied().collect();
@@ -316,7 +321,7 @@ impl TaskManager {
     }
 
     /// Buffers polled records at their tasks.
-    pub fn add_records(&mut self, records: Vec<ConsumerRecord>, now: Timestamp) -> Result<()> {
+    pub(super) fn add_records(&mut self, records: Vec<ConsumerRecord>, now: Timestamp) -> Result<()> {
         let mut records = records.into_iter().peekable();
         while let Some(first) = records.next() {
             let partition = TopicPartition { topic: first.topic.clone(), partition: first.partition };
@@ -335,7 +340,7 @@ impl TaskManager {
     }
 
     /// Tasks that process.
-    pub fn running(&mut self) -> impl Iterator<Item = &mut StreamTask> {
+    pub(super) fn running(&mut self) -> impl Iterator<Item = &mut StreamTask> {
         let lives = &self.lives;
         self.tasks
             .iter_mut()
@@ -344,7 +349,7 @@ impl TaskManager {
     }
 
     /// Partitions of tasks that process (or not).
-    pub fn partitions(&self, running: bool) -> Vec<TopicPartition> {
+    pub(super) fn partitions(&self, running: bool) -> Vec<TopicPartition> {
         let mut partitions: Vec<TopicPartition> = self
             .owners
             .iter()
@@ -360,22 +365,22 @@ impl TaskManager {
     }
 
     /// State of every task.
-    pub fn states(&self) -> BTreeMap<TaskId, TaskState> {
+    pub(super) fn states(&self) -> BTreeMap<TaskId, TaskState> {
         let waiting = self.waiting.keys().map(|id| (*id, TaskState::Restoring));
         self.lives.iter().map(|(id, life)| (*id, life.state)).chain(waiting).collect()
     }
 
     /// Whether the group has said what is ours.
-    pub fn is_assigned(&self) -> bool {
+    pub(super) fn is_assigned(&self) -> bool {
         self.assigned
     }
 
-    pub fn is_restoring(&self) -> bool {
+    pub(super) fn is_restoring(&self) -> bool {
         !self.reader.is_idle() || !self.waiting.is_empty()
     }
 
     /// The ends of all changelogs of a task, to be read before the commit that makes them true.
-    pub fn changelog_ends(&mut self, id: TaskId) -> Result<BTreeMap<String, i64>> {
+    pub(super) fn changelog_ends(&mut self, id: TaskId) -> Result<BTreeMap<String, i64>> {
         let Some(task) = self.tasks.get(&id) else { return Ok(BTreeMap::new()) };
         let mut ends = BTreeMap::new();
         for (name, partition) in task.changelogs() {
@@ -385,15 +390,15 @@ impl TaskManager {
     }
 
     /// A task by id.
-    pub fn task(&mut self, id: TaskId) -> Option<&mut StreamTask> {
+    pub(super) fn task(&mut self, id: TaskId) -> Option<&mut StreamTask> {
         self.tasks.get_mut(&id)
     }
 
-    pub fn restore_progress(&self) -> RestoreProgress {
+    pub(super) fn restore_progress(&self) -> RestoreProgress {
         self.reader.progress()
     }
 
-    pub fn restore_remaining(&self) -> impl Iterator<Item = (TaskId, &str, i64)> {
+    pub(super) fn restore_remaining(&self) -> impl Iterator<Item = (TaskId, &str, i64)> {
         self.reader.remaining()
     }
 }

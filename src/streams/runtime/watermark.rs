@@ -58,7 +58,7 @@ pub(super) enum InputClock {
 impl InputClock {
     /// What the input vouches for at `now`. `partition_time` is the largest timestamp taken; `caught_up`: nothing is buffered and the
     /// log holds nothing more.
-    pub fn time(
+    pub(super) fn time(
         &self,
         partition_time: Timestamp,
         caught_up: bool,

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::streams::record::{Header, Headers, RecordContext, Timestamp};
 
 /// Value of the header `v` that names the format.
-pub const FORMAT: &[u8] = &[3];
+pub(crate) const FORMAT: &[u8] = &[3];
 /// Length that stands for null.
 const NULL: i32 = -1;
 /// Length of an old value that equals the prior one.
@@ -23,7 +23,7 @@ const SAME_AS_PRIOR: i32 = -2;
 
 /// What is logged of a buffered change; its key is the record's.
 #[derive(Clone, Debug, PartialEq)]
-pub struct LoggedChange {
+pub(crate) struct LoggedChange {
     /// The time the change is ordered by in the buffer.
     pub buffer_time: Timestamp,
     /// Where and when the change happened.
@@ -38,7 +38,7 @@ pub struct LoggedChange {
 
 impl LoggedChange {
     /// The bytes.
-    pub fn encode(&self) -> Bytes {
+    pub(crate) fn encode(&self) -> Bytes {
         let context = &self.context;
         let mut out = Vec::with_capacity(64);
         out.extend_from_slice(&context.timestamp.to_be_bytes());
@@ -64,7 +64,7 @@ impl LoggedChange {
     }
 
     /// Reads the bytes; `None` when they end too early or are not of this format.
-    pub fn parse(bytes: &Bytes) -> Option<Self> {
+    pub(crate) fn parse(bytes: &Bytes) -> Option<Self> {
         let mut reader = Reader { bytes, at: 0 };
         let timestamp = reader.long()?;
         let offset = reader.long()?;

@@ -44,11 +44,14 @@ pub struct StoreEnvironment {
     pub cache: Option<CacheOptions>,
     /// The task's state file, for persistent stores; without one they live in memory, with the same semantics.
     pub db: Option<TaskDb>,
+    /// Whose rules hold where Kafka's stores have a fault.
+    pub semantics: Semantics,
 }
 
 impl Default for StoreEnvironment {
     fn default() -> Self {
-        Self { cache: Some(CacheOptions { max_bytes: 10 * 1024 * 1024, keep_clean: true }), db: None }
+        let cache = CacheOptions { max_bytes: 10 * 1024 * 1024, keep_clean: true };
+        Self { cache: Some(cache), db: None, semantics: Semantics::Kafka43 }
     }
 }
 
@@ -134,6 +137,11 @@ impl StoreBuilder {
         }
     }
 
+    /// Whether another description is of the same store (serdes are compared by their types).
+    pub(in crate::streams) fn is_same(&self, other: &Self) -> bool {
+        format!("{self:?}") == format!("{other:?}")
+    }
+
     /// Builds the store: rows, then change logging, then cache, as the description asks.
     pub fn build(&self, environment: &StoreEnvironment) -> Result<Store> {
         let in_memory = self.backend != Backend::Persistent;
@@ -151,6 +159,7 @@ impl StoreBuilder {
             )));
         }
         let serde = || self.value_serde.clone();
+        let counts_prefixes = in_memory && environment.semantics == Semantics::Kafka43;
         let table = |shape: TableShape| match &environment.db {
             Some(db) if !in_memory => SqlTable::open(db.shared().clone(), self, shape).map(Some),
             _ => Ok(None),
@@ -158,9 +167,12 @@ impl StoreBuilder {
         Ok(match &self.kind {
             StoreKind::KeyValue { timestamped } => {
                 let mut store: Box<dyn KeyValueStore> = match self.backend {
-                    Backend::Lru(capacity) => Box::new(LruTable::new(&self.name, serde(), capacity)),
+                    Backend::Lru(capacity) => {
+                        Box::new(LruTable::new(&self.name, serde(), capacity, counts_prefixes))
+                    }
                     Backend::Persistent | Backend::InMemory => {
-                        Box::new(KeyValueTable::new(&self.name, serde(), table(TableShape::KeyValue)?)?)
+                        let table = table(TableShape::KeyValue)?;
+                        Box::new(KeyValueTable::new(&self.name, serde(), table, counts_prefixes)?)
                     }
                 };
                 if self.logging {

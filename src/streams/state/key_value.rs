@@ -17,7 +17,7 @@ use super::{
     sqlite::{SqlRow, SqlTable, StoreMeta, StoreSnapshot, TableSnapshot, Unsaved},
 };
 use crate::streams::{
-    error::Result,
+    error::{ProcessingError, Result},
     record::{ByteKey, ConsumerRecord, RecordContext},
     serdes::AnySerde,
 };
@@ -57,12 +57,20 @@ pub(super) struct KeyValueTable {
     value_serde: AnySerde,
     rows: IndexedMap<ByteKey, Slot>,
     durable: Option<Durable>,
+    /// See [`count_up`].
+    counts_prefixes: bool,
 }
 
 impl KeyValueTable {
-    pub(super) fn new(name: &str, value_serde: AnySerde, table: Option<Arc<SqlTable>>) -> Result<Self> {
+    pub(super) fn new(
+        name: &str,
+        value_serde: AnySerde,
+        table: Option<Arc<SqlTable>>,
+        counts_prefixes: bool,
+    ) -> Result<Self> {
         let durable = table.map(Durable::open).transpose()?;
-        Ok(Self { name: name.to_owned(), value_serde, rows: IndexedMap::default(), durable })
+        let (name, rows) = (name.to_owned(), IndexedMap::default());
+        Ok(Self { name, value_serde, rows, durable, counts_prefixes })
     }
 
     fn set(&mut self, key: ByteKey, value: Option<ValueAndTimestamp>) {
@@ -287,8 +295,21 @@ impl KeyValueStore for KeyValueTable {
     }
 
     fn prefix_scan(&mut self, prefix: &[u8]) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
+        if self.counts_prefixes {
+            count_up(prefix)?;
+        }
         self.scan(prefix_range(prefix))
     }
+}
+
+/// Kafka finds the end of a range of prefixes by counting the prefix up (`Bytes.increment`), and fails where there is none: an empty
+/// prefix, or 0xff throughout. Its persistent stores know better, those in memory and the cache do not.
+pub(super) fn count_up(prefix: &[u8]) -> Result<()> {
+    if prefix.iter().all(|byte| *byte == 0xff) {
+        let message = "no prefix comes after this one";
+        return Err(ProcessingError::new("IndexOutOfBoundsException", message).into());
+    }
+    Ok(())
 }
 
 /// The range of all keys that start with `prefix`.

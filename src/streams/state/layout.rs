@@ -12,7 +12,7 @@ use crate::streams::{
 };
 
 /// Key of a window row: key, 8 bytes of start, 4 bytes of sequence number.
-pub fn window_key(key: &[u8], start: Timestamp, seq: u32) -> ByteKey {
+pub(crate) fn window_key(key: &[u8], start: Timestamp, seq: u32) -> ByteKey {
     joined(&[key, &start.to_be_bytes(), &seq.to_be_bytes()])
 }
 
@@ -26,19 +26,19 @@ fn joined(parts: &[&[u8]]) -> ByteKey {
 }
 
 /// Undoes [`window_key`]; `None` when the bytes are too short.
-pub fn parse_window_key(bytes: &[u8]) -> Option<(&[u8], Timestamp, u32)> {
+pub(crate) fn parse_window_key(bytes: &[u8]) -> Option<(&[u8], Timestamp, u32)> {
     let (rest, seq) = bytes.split_last_chunk::<4>()?;
     let (key, start) = rest.split_last_chunk::<8>()?;
     Some((key, i64::from_be_bytes(*start), u32::from_be_bytes(*seq)))
 }
 
 /// Key of a session row: key, 8 bytes of end, 8 bytes of start.
-pub fn session_key(key: &[u8], start: Timestamp, end: Timestamp) -> ByteKey {
+pub(crate) fn session_key(key: &[u8], start: Timestamp, end: Timestamp) -> ByteKey {
     joined(&[key, &end.to_be_bytes(), &start.to_be_bytes()])
 }
 
 /// Undoes [`session_key`]: key, start, end; `None` when the bytes are too short.
-pub fn parse_session_key(bytes: &[u8]) -> Option<(&[u8], Timestamp, Timestamp)> {
+pub(crate) fn parse_session_key(bytes: &[u8]) -> Option<(&[u8], Timestamp, Timestamp)> {
     let (rest, start) = bytes.split_last_chunk::<8>()?;
     let (key, end) = rest.split_last_chunk::<8>()?;
     Some((key, i64::from_be_bytes(*start), i64::from_be_bytes(*end)))

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     ChangelogRecord, KeyValueStore, Order, StateStore, ValueAndTimestamp,
+    key_value::count_up,
     layout::{restored_key, restored_value},
 };
 use crate::streams::{
@@ -26,10 +27,12 @@ pub(super) struct LruTable {
     uses: BTreeMap<u64, ByteKey>,
     tick: u64,
     evicted: Vec<ByteKey>,
+    /// See [`count_up`].
+    counts_prefixes: bool,
 }
 
 impl LruTable {
-    pub(super) fn new(name: &str, value_serde: AnySerde, capacity: usize) -> Self {
+    pub(super) fn new(name: &str, value_serde: AnySerde, capacity: usize, counts_prefixes: bool) -> Self {
         Self {
             name: name.to_owned(),
             value_serde,
@@ -38,6 +41,7 @@ impl LruTable {
             uses: BTreeMap::new(),
             tick: 0,
             evicted: Vec::new(),
+            counts_prefixes,
         }
     }
 
@@ -131,6 +135,9 @@ impl KeyValueStore for LruTable {
     }
 
     fn prefix_scan(&mut self, prefix: &[u8]) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
+        if self.counts_prefixes {
+            count_up(prefix)?;
+        }
         Ok(self
             .rows
             .iter()

@@ -11,14 +11,14 @@
 //! * There is one write path. Restore uses it without logging and without cache.
 //! * Every write is given the [`RecordContext`] it happens in; nothing here reads a clock.
 
-pub mod buffer_format;
+pub(crate) mod buffer_format;
 mod builder;
 mod caching;
 mod change_buffer;
 mod change_logging;
 mod indexed_map;
 mod key_value;
-pub mod layout;
+pub(crate) mod layout;
 mod lru;
 mod segments;
 mod session;
@@ -30,7 +30,8 @@ mod window;
 mod tests;
 
 pub use builder::{Backend, CacheOptions, StoreBuilder, StoreEnvironment, StoreKind};
-pub use sqlite::{SavePolicy, SavedOffsets, StoreSnapshot, TaskDb, TaskDbOptions, Unsaved};
+pub use sqlite::{SavePolicy, SavedOffsets, TaskDb, TaskDbOptions};
+pub(crate) use sqlite::{StoreSnapshot, Unsaved};
 
 use super::{
     error::Result,

@@ -16,10 +16,14 @@ use super::{
 use crate::streams::{
     config::StreamsConfig,
     error::Result,
-    processor::{DropReason, ErrorHandlers},
+    kstream::Data,
+    processor::{
+        DropReason, ErrorHandlers, KeyValueStore, NodeContext, SessionStore, StoreId, VersionedKeyValueStore,
+        WindowStore,
+    },
     record::{ProducerRecord, Timestamp},
     runtime::TaskId,
-    serdes::AnySerde,
+    serdes::{AnySerde, HasSerde},
     state::Store,
     topology::{TimestampExtractor, Topology},
 };
@@ -56,9 +60,9 @@ use crate::streams::{
 ///     [(Some("Oslo".into()), Some(1)), (Some("Oslo".into()), Some(2))],
 /// );
 /// let home = driver.partition_of("app-by-city-repartition", b"Oslo");
-/// let rows = |partition| driver.with_store_in("by-city", partition, |s| s.as_state_store().approximate_num_entries());
-/// assert_eq!(rows(home)?, 1);
-/// assert_eq!(rows((home + 1) % 3)?, 0);
+/// let rows = |partition| driver.key_value_store::<String, i64, _>(("by-city", partition), |rows| rows.all());
+/// assert_eq!(rows(home)?.len(), 1);
+/// assert_eq!(rows((home + 1) % 3)?.len(), 0);
 /// # Ok::<(), sluice::streams::error::StreamsError>(())
 /// ```
 #[derive(Clone)]
@@ -92,6 +96,25 @@ impl Default for DriverOptions {
     }
 }
 
+/// A store, or the part of it that belongs to one partition: `"counts"`, or `("counts", 1)`.
+#[derive(Clone, Copy, Debug)]
+pub struct StorePart<'a> {
+    name: &'a str,
+    partition: Option<i32>,
+}
+
+impl<'a> From<&'a str> for StorePart<'a> {
+    fn from(name: &'a str) -> Self {
+        Self { name, partition: None }
+    }
+}
+
+impl<'a> From<(&'a str, i32)> for StorePart<'a> {
+    fn from((name, partition): (&'a str, i32)) -> Self {
+        Self { name, partition: Some(partition) }
+    }
+}
+
 impl TopologyTestDriver {
     /// A driver with default options.
     pub fn new(topology: Topology) -> Result<Self> {
@@ -104,6 +127,16 @@ impl TopologyTestDriver {
     /// What would stop the application from starting: co-partitioned topics of different counts, a processor that fails to initialise.
     pub fn with_options(topology: Topology, options: DriverOptions) -> Result<Self> {
         Ok(Self(Rc::new(RefCell::new(Harness::new(topology, options)?))))
+    }
+
+    /// A typed handle that writes to an input topic, with the serdes of its types.
+    pub fn input_topic<K: HasSerde, V: HasSerde>(&self, topic: &str) -> TestInputTopic<K, V> {
+        self.create_input_topic(topic, K::serde(), V::serde())
+    }
+
+    /// A typed handle that reads what was written to a topic (output, repartition or changelog), with the serdes of its types.
+    pub fn output_topic<K: HasSerde, V: HasSerde>(&self, topic: &str) -> TestOutputTopic<K, V> {
+        self.create_output_topic(topic, K::serde(), V::serde())
     }
 
     /// A typed handle that writes to an input topic.
@@ -194,20 +227,69 @@ impl TopologyTestDriver {
         self.0.borrow().tasks.iter().map(|task| task.id()).collect()
     }
 
-    /// Runs `f` on a store, global ones included.
+    /// Runs `f` on a key-value store, a global one included, as the processor that uses it sees it.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, StreamsBuilder, Consumed}, test_utils::TopologyTestDriver, serdes::HasSerde};
+    /// let builder = StreamsBuilder::new();
+    /// builder.table_with::<String, i64>("stock", Consumed::default(), Materialized::named("stock"));
+    /// let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// let stock = driver.create_input_topic::<String, i64>("stock", String::serde(), i64::serde());
+    /// stock.pipe_input(Some("tea".into()), Some(3), 0)?;
+    /// let tea = driver.key_value_store("stock", |stock| stock.get(&"tea".to_owned()))?;
+    /// assert_eq!(tea.as_deref(), Some(&3_i64));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     ///
     /// # Errors
-    /// When there is no such store, or several tasks have a part of it: see [`with_store_in`](Self::with_store_in).
-    pub fn with_store<R>(&self, name: &str, f: impl FnOnce(&mut Store) -> R) -> Result<R> {
-        self.0.borrow().with_store(name, None, f)
+    /// When there is no such store, or several tasks have a part of it: name the partition, too, as `("stock", 1)`.
+    pub fn key_value_store<'s, K: Data, V: Data, R>(
+        &self,
+        store: impl Into<StorePart<'s>>,
+        f: impl FnOnce(&KeyValueStore<'_, K, V>) -> Result<R>,
+    ) -> Result<R> {
+        self.at_store(store.into(), |node, id| f(&KeyValueStore::new(node, id)?))
     }
 
-    /// Runs `f` on the part of a store that belongs to one partition.
-    ///
-    /// # Errors
-    /// When there is no such store, or it has no such partition.
-    pub fn with_store_in<R>(&self, name: &str, partition: i32, f: impl FnOnce(&mut Store) -> R) -> Result<R> {
-        self.0.borrow().with_store(name, Some(partition), f)
+    /// Runs `f` on a window store. Errors as [`key_value_store`](Self::key_value_store).
+    pub fn window_store<'s, K: Data, V: Data, R>(
+        &self,
+        store: impl Into<StorePart<'s>>,
+        f: impl FnOnce(&WindowStore<'_, K, V>) -> Result<R>,
+    ) -> Result<R> {
+        self.at_store(store.into(), |node, id| f(&WindowStore::new(node, id)?))
+    }
+
+    /// Runs `f` on a session store. Errors as [`key_value_store`](Self::key_value_store).
+    pub fn session_store<'s, K: Data, V: Data, R>(
+        &self,
+        store: impl Into<StorePart<'s>>,
+        f: impl FnOnce(&SessionStore<'_, K, V>) -> Result<R>,
+    ) -> Result<R> {
+        self.at_store(store.into(), |node, id| f(&SessionStore::new(node, id)?))
+    }
+
+    /// Runs `f` on a versioned store. Errors as [`key_value_store`](Self::key_value_store).
+    pub fn versioned_store<'s, K: Data, V: Data, R>(
+        &self,
+        store: impl Into<StorePart<'s>>,
+        f: impl FnOnce(&VersionedKeyValueStore<'_, K, V>) -> Result<R>,
+    ) -> Result<R> {
+        self.at_store(store.into(), |node, id| f(&VersionedKeyValueStore::new(node, id)?))
+    }
+
+    fn at_store<R>(
+        &self,
+        store: StorePart<'_>,
+        f: impl FnOnce(NodeContext<'_>, StoreId) -> Result<R>,
+    ) -> Result<R> {
+        self.0.borrow().at_store(store.name, store.partition, f)
+    }
+
+    /// Runs `f` on a store as the engine holds it: for the engine's own tests, whose types are known at run time only.
+    #[doc(hidden)]
+    pub fn with_store<R>(&self, name: &str, f: impl FnOnce(&mut Store) -> R) -> Result<R> {
+        self.0.borrow().with_store(name, None, f)
     }
 
     /// The partitions of a store, ascending; none for a store that is global or unknown.

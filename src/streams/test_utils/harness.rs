@@ -17,7 +17,7 @@ use crate::streams::{
     client::partition_for_key,
     config::Semantics,
     error::{Result, StreamsError},
-    processor::{DropReason, ErrorHandlers, ErrorResponse, StoreId},
+    processor::{DropReason, ErrorHandlers, ErrorResponse, NodeContext, StoreId},
     record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
     runtime::{GlobalStores, StreamTask, TaskId, TaskOptions, read_control_record},
     state::{CacheOptions, Store, StoreEnvironment},
@@ -52,12 +52,18 @@ pub(super) struct Harness {
 pub(super) type Dropped = BTreeMap<(TaskId, Arc<str>, DropReason), u64>;
 
 impl Harness {
-    pub fn new(topology: Topology, options: DriverOptions) -> Result<Self> {
+    pub(super) fn new(topology: Topology, options: DriverOptions) -> Result<Self> {
         let topology = Arc::new(topology);
         let layout = Layout::new(&topology, options.partitions)?;
+        let semantics = options.config.semantics;
         let mut globals = BTreeMap::new();
         for (index, spec) in topology.stores.iter().enumerate().filter(|(_, spec)| spec.global) {
-            globals.insert(index, Mutex::new(spec.builder.build(&StoreEnvironment::default())?));
+            globals.insert(
+                index,
+                Mutex::new(
+                    spec.builder.build(&StoreEnvironment { semantics, ..StoreEnvironment::default() })?,
+                ),
+            );
         }
         let mut task_options = TaskOptions::new(topology.clone(), Arc::new(options.config));
         task_options.handlers = options.handlers;
@@ -107,7 +113,7 @@ impl Harness {
     }
 
     /// Writes records to input topics, then processes until nothing is left to do.
-    pub fn pipe(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
+    pub(super) fn pipe(&mut self, records: Vec<ProducerRecord>) -> Result<()> {
         let mut piped = Vec::with_capacity(records.len());
         for mut record in records {
             let known = self.tasks.iter().chain(&self.global_task);
@@ -123,7 +129,7 @@ impl Harness {
     }
 
     /// Moves the wall clock; every task has one pass of wall-clock schedules.
-    pub fn advance(&mut self, by_ms: i64) -> Result<()> {
+    pub(super) fn advance(&mut self, by_ms: i64) -> Result<()> {
         self.now += by_ms;
         for index in 0..self.tasks.len() {
             self.tasks[index].punctuate_wall_clock(self.now)?;
@@ -244,38 +250,61 @@ impl Harness {
         Ok(())
     }
 
-    /// Runs `f` on a store; `partition` chooses among the tasks that have a part of it.
-    pub fn with_store<R>(
+    /// Runs `f` on a store, raw; `partition` chooses among the tasks that have a part of it.
+    pub(super) fn with_store<R>(
         &self,
         name: &str,
         partition: Option<i32>,
         f: impl FnOnce(&mut Store) -> R,
     ) -> Result<R> {
-        let id = self
-            .topology
-            .store_id(name)
-            .ok_or_else(|| StreamsError::Topology(format!("there is no store {name}")))?;
+        let id = self.store_id(name)?;
         if let Some(global) = self.globals.get(&id.0) {
             return Ok(f(&mut global.lock().unwrap_or_else(std::sync::PoisonError::into_inner)));
         }
-        let mut owners = self.owners(id).filter(|task| partition.is_none_or(|p| task.id().partition == p));
-        let (Some(task), None) = (owners.next(), owners.next()) else {
-            let partitions = self.store_partitions(name);
-            return Err(StreamsError::Topology(match (partition, partitions.len()) {
-                (_, 0) => format!("no processor uses store {name}"),
-                (Some(p), _) => format!("store {name} has no partition {p}: it has {partitions:?}"),
-                (None, _) => {
-                    format!("store {name} has partitions {partitions:?}: choose one (with_store_in)")
-                }
-            }));
-        };
+        let task = self.owner(id, name, partition)?;
         task.graph()
             .store(id, f)
             .ok_or_else(|| StreamsError::fatal(format!("store {name} is not in {}", task.id())))
     }
 
+    /// Runs `f` in the place of the first processor that uses a store; `partition` chooses among the tasks that have a part of it.
+    pub(super) fn at_store<R>(
+        &self,
+        name: &str,
+        partition: Option<i32>,
+        f: impl FnOnce(NodeContext<'_>, StoreId) -> Result<R>,
+    ) -> Result<R> {
+        let id = self.store_id(name)?;
+        let task = match &self.global_task {
+            Some(task) if self.topology.stores[id.0].global => task,
+            _ => self.owner(id, name, partition)?,
+        };
+        let user = self.topology.stores[id.0].users.first().copied().unwrap_or_default();
+        f(NodeContext::new(task.graph(), user), id)
+    }
+
+    fn store_id(&self, name: &str) -> Result<StoreId> {
+        let unknown = || StreamsError::Topology(format!("there is no store {name}"));
+        self.topology.store_id(name).ok_or_else(unknown)
+    }
+
+    fn owner(&self, id: StoreId, name: &str, partition: Option<i32>) -> Result<&StreamTask> {
+        let mut owners = self.owners(id).filter(|task| partition.is_none_or(|p| task.id().partition == p));
+        if let (Some(task), None) = (owners.next(), owners.next()) {
+            return Ok(task);
+        }
+        let partitions = self.store_partitions(name);
+        Err(StreamsError::Topology(match (partition, partitions.len()) {
+            (_, 0) => format!("no processor uses store {name}"),
+            (Some(p), _) => format!("store {name} has no partition {p}: it has {partitions:?}"),
+            (None, _) => {
+                format!("store {name} has partitions {partitions:?}: choose one, as (\"{name}\", 0)")
+            }
+        }))
+    }
+
     /// Partitions of a store, ascending.
-    pub fn store_partitions(&self, name: &str) -> Vec<i32> {
+    pub(super) fn store_partitions(&self, name: &str) -> Vec<i32> {
         match self.topology.store_id(name) {
             Some(id) => self.owners(id).map(|task| task.id().partition).collect(),
             None => Vec::new(),
@@ -287,7 +316,7 @@ impl Harness {
     }
 
     /// Records dropped so far, the global task's included.
-    pub fn dropped(&self) -> Dropped {
+    pub(super) fn dropped(&self) -> Dropped {
         let mut all = self.dropped_before.clone();
         for task in self.tasks.iter().chain(&self.global_task) {
             for ((node, reason), count) in task.dropped() {
@@ -298,13 +327,26 @@ impl Harness {
     }
 }
 
+/// The task that Kafka's harness runs: everything in one.
+pub(crate) fn lone_task(topology: &Topology, options: &TaskOptions) -> Result<StreamTask> {
+    let layout = Layout::new(topology, None)?;
+    let Some(plan) = layout.tasks(topology).into_iter().next() else {
+        return Err(StreamsError::Topology("there is no task in this topology".to_owned()));
+    };
+    let stores = build_stores(topology, &plan, options.config.semantics)?;
+    let mut task = make_task(plan, stores, options)?;
+    task.init(HashMap::new(), 0)?;
+    Ok(task)
+}
+
 /// The stores of a task. Caches are flushed in the order stores were first used by a processor, not in the order they were added.
 pub(super) fn build_stores(
     topology: &Topology,
     plan: &TaskPlan,
     semantics: Semantics,
 ) -> Result<Vec<(StoreId, Store)>> {
-    let environment = StoreEnvironment { cache: Some(CacheOptions::new(CACHE_BYTES, semantics)), db: None };
+    let environment =
+        StoreEnvironment { cache: Some(CacheOptions::new(CACHE_BYTES, semantics)), db: None, semantics };
     let mut stores: Vec<(StoreId, Store)> = Vec::new();
     for id in plan.nodes.iter().flat_map(|node| &topology.nodes[*node].stores) {
         let spec = &topology.stores[id.0];

@@ -2,9 +2,9 @@
 //!
 //! | you want to | use |
 //! |---|---|
-//! | write to and read from topics | [`TestInputTopic`], [`TestOutputTopic`] |
+//! | write to and read from topics | [`input_topic`](TopologyTestDriver::input_topic), [`output_topic`](TopologyTestDriver::output_topic) |
 //! | move the wall clock | [`TopologyTestDriver::advance_wall_clock_time`] |
-//! | look into a store | [`TopologyTestDriver::with_store`] |
+//! | look into a store | [`key_value_store`](TopologyTestDriver::key_value_store) and its neighbours |
 //! | several partitions, tasks apart | [`DriverOptions::partitions`] |
 //! | stop and start the application on an empty disk | [`TopologyTestDriver::restart`] |
 //! | run the tests beside a topology file | [`run_test_file`] |
@@ -20,7 +20,8 @@ mod partitions;
 mod restart;
 mod topics;
 
-pub use driver::{DriverOptions, TopologyTestDriver};
+pub use driver::{DriverOptions, StorePart, TopologyTestDriver};
 pub use file_test::{TestOutcome, run_test_file};
+pub(crate) use harness::lone_task;
 pub use partitions::Partitions;
 pub use topics::{TestInputTopic, TestOutputTopic, TestRecord};

@@ -61,7 +61,7 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    pub fn new(topology: &Topology, partitions: Option<Partitions>) -> Result<Self> {
+    pub(super) fn new(topology: &Topology, partitions: Option<Partitions>) -> Result<Self> {
         let Some(asked) = partitions else { return Ok(Layout::Single) };
         let external = topology.external_source_topics().into_iter().chain(topology.global_topics());
         let external: BTreeMap<Arc<str>, i32> =
@@ -84,7 +84,7 @@ impl Layout {
     }
 
     /// How many partitions a topic has.
-    pub fn count(&self, topic: &str) -> i32 {
+    pub(super) fn count(&self, topic: &str) -> i32 {
         match self {
             Layout::Single => 1,
             Layout::Apart { asked, known } => {
@@ -94,7 +94,7 @@ impl Layout {
     }
 
     /// The tasks, in the order they have their turns.
-    pub fn tasks(&self, topology: &Topology) -> Vec<TaskPlan> {
+    pub(super) fn tasks(&self, topology: &Topology) -> Vec<TaskPlan> {
         if matches!(self, Layout::Single) {
             let nodes: Vec<NodeId> =
                 (0..topology.nodes.len()).filter(|id| !topology.global_nodes.contains(id)).collect();
@@ -118,7 +118,7 @@ impl Layout {
     }
 
     /// Every partition that these nodes read, in the order of the sources.
-    pub fn source_partitions(&self, topology: &Topology, nodes: &[NodeId]) -> Vec<TopicPartition> {
+    pub(super) fn source_partitions(&self, topology: &Topology, nodes: &[NodeId]) -> Vec<TopicPartition> {
         nodes
             .iter()
             .filter_map(|id| match &topology.nodes[*id].kind {

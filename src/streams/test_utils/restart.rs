@@ -11,7 +11,7 @@ use crate::streams::{
 };
 
 impl Harness {
-    pub fn restart(&mut self) -> Result<()> {
+    pub(super) fn restart(&mut self) -> Result<()> {
         for index in 0..self.tasks.len() {
             self.commit_and_capture(index)?;
         }

@@ -34,7 +34,7 @@ impl TopologyBuilder {
     }
 
     /// Adds a source.
-    pub fn add_source(&mut self, name: &str, source: SourceSpec) -> Result<NodeId> {
+    pub fn add_source(&mut self, name: &str, source: SourceSpec) -> Result<()> {
         if source.topics.is_empty() {
             return Err(StreamsError::Topology(format!("source {name} reads no topic: name at least one")));
         }
@@ -48,28 +48,60 @@ impl TopologyBuilder {
                 )));
             }
         }
-        self.add_node(name, NodeKind::Source(source), &[])
+        self.add_node(name, NodeKind::Source(source), &[]).map(drop)
     }
 
-    /// Adds a processor below `parents`.
-    pub fn add_processor(
+    /// Adds a processor below `parents`, made anew for each task (see [`processor_supplier`](crate::streams::processor::processor_supplier)),
+    /// with the stores it brings ([`Processor::stores`](crate::streams::processor::Processor::stores)).
+    ///
+    /// # Errors
+    /// A name that is taken, a parent that is not there or is a sink, a store that is already there and another one.
+    pub fn add_processor(&mut self, name: &str, supplier: ProcessorSupplier, parents: &[&str]) -> Result<()> {
+        self.add_connected_processor(name, supplier, parents, &[])
+    }
+
+    /// As [`add_processor`](Self::add_processor), connected to stores that are there already, before those it brings.
+    pub(crate) fn add_connected_processor(
         &mut self,
         name: &str,
         supplier: ProcessorSupplier,
         parents: &[&str],
-    ) -> Result<NodeId> {
+        stores: &[String],
+    ) -> Result<()> {
         let parents = self.parents(name, parents)?;
-        self.add_node(name, NodeKind::Processor(supplier), &parents)
+        let brought = supplier().stores();
+        self.add_node(name, NodeKind::Processor(supplier), &parents)?;
+        for store in stores {
+            self.connect_processor_and_state_store(name, store)?;
+        }
+        for store in brought {
+            let store_name = store.name.clone();
+            self.add_shared_state_store(store)?;
+            self.connect_processor_and_state_store(name, &store_name)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a store unless it is there already: one that several processors bring.
+    fn add_shared_state_store(&mut self, builder: StoreBuilder) -> Result<()> {
+        match self.store_builder(&builder.name) {
+            None => self.add_state_store(builder, &[]).map(drop),
+            Some(known) if known.is_same(&builder) => Ok(()),
+            Some(_) => Err(StreamsError::Topology(format!(
+                "a different store {} is already added: processors that share a store must describe it alike",
+                builder.name
+            ))),
+        }
     }
 
     /// Adds a sink below `parents`.
-    pub fn add_sink(&mut self, name: &str, sink: SinkSpec, parents: &[&str]) -> Result<NodeId> {
+    pub fn add_sink(&mut self, name: &str, sink: SinkSpec, parents: &[&str]) -> Result<()> {
         let parents = self.parents(name, parents)?;
-        self.add_node(name, NodeKind::Sink(sink), &parents)
+        self.add_node(name, NodeKind::Sink(sink), &parents).map(drop)
     }
 
     /// Adds a store and connects it to processors.
-    pub fn add_state_store(&mut self, builder: StoreBuilder, processors: &[&str]) -> Result<StoreId> {
+    pub fn add_state_store(&mut self, builder: StoreBuilder, processors: &[&str]) -> Result<()> {
         if self.store_ids.contains_key(&builder.name) {
             return Err(StreamsError::Topology(format!("store {} is already added", builder.name)));
         }
@@ -80,7 +112,7 @@ impl TopologyBuilder {
         for processor in processors {
             self.connect_processor_and_state_store(processor, &name)?;
         }
-        Ok(id)
+        Ok(())
     }
 
     /// Whether a store of that name exists.
@@ -175,7 +207,7 @@ impl TopologyBuilder {
         source: SourceSpec,
         processor_name: &str,
         supplier: ProcessorSupplier,
-    ) -> Result<StoreId> {
+    ) -> Result<()> {
         let [topic] = source.topics.as_slice() else {
             return Err(StreamsError::Topology(format!(
                 "store {} must be filled from exactly one topic: it is the store's changelog",
@@ -187,9 +219,8 @@ impl TopologyBuilder {
         self.add_source(source_name, source)?;
         self.add_processor(processor_name, supplier, &[source_name])?;
         let name = store.name.clone();
-        let id = self.add_state_store(store, &[processor_name])?;
-        self.connect_source_store_and_topic(&name, &topic)?;
-        Ok(id)
+        self.add_state_store(store, &[processor_name])?;
+        self.connect_source_store_and_topic(&name, &topic)
     }
 
     /// Adds a global store: a source and the processor that fills it. It belongs to no task.
@@ -200,18 +231,17 @@ impl TopologyBuilder {
         source: SourceSpec,
         processor_name: &str,
         supplier: ProcessorSupplier,
-    ) -> Result<StoreId> {
+    ) -> Result<()> {
         store.logging = false; // The topic is the log.
         let topic = source.topics.first().cloned();
-        let source = self.add_source(source_name, source)?;
-        let processor = self.add_processor(processor_name, supplier, &[source_name])?;
-        let name = store.name.clone();
-        let id = self.add_state_store(store, &[processor_name])?;
+        self.add_source(source_name, source)?;
+        self.add_processor(processor_name, supplier, &[source_name])?;
+        let id = StoreId(self.stores.len());
+        self.add_state_store(store, &[processor_name])?;
         self.stores[id.0].global = true;
         self.stores[id.0].source_topic = topic;
-        debug_assert!(self.store_ids.contains_key(&name));
-        self.global_nodes.extend([source, processor]);
-        Ok(id)
+        self.global_nodes.extend([self.node(source_name)?, self.node(processor_name)?]);
+        Ok(())
     }
 
     /// Declares a repartition topic (name without prefix), with a fixed partition count or as many as its inputs need.

@@ -13,10 +13,12 @@ mod timestamp_extractor;
 
 pub use builder::TopologyBuilder;
 pub use node::{
-    BadRecordPolicy, DecodedRecord, EncodedRecord, NodeKind, NodeSpec, Partitioner, RecordDecoder,
-    RecordEncoder, SinkSpec, SinkTopic, SourceSpec, TimestampExtractor, serde_decoder, serde_encoder,
+    BadRecordPolicy, DecodedRecord, EncodedRecord, Partitioner, RecordDecoder, RecordEncoder, SinkSpec,
+    SinkTopic, SourceSpec, TimestampExtractor, serde_decoder, serde_encoder,
 };
-pub use subtopology::{InternalTopic, InternalTopicKind, Subtopology, changelog_topic, repartition_topic};
+pub(crate) use node::{NodeKind, NodeSpec};
+pub use subtopology::changelog_topic;
+pub(crate) use subtopology::{Subtopology, repartition_topic};
 pub use timestamp_extractor::{
     fail_on_invalid_timestamp, log_and_skip_on_invalid_timestamp, use_partition_time_on_invalid_timestamp,
     wallclock_timestamp,
@@ -31,7 +33,7 @@ use super::{
 
 /// A store of a topology and who uses it.
 #[derive(Clone)]
-pub struct StoreSpec {
+pub(crate) struct StoreSpec {
     /// How to build it.
     pub builder: StoreBuilder,
     /// Processors connected to it.
@@ -45,50 +47,50 @@ pub struct StoreSpec {
 /// A built, valid topology. Immutable and shared by all tasks.
 pub struct Topology {
     /// Application id: prefix of internal topics, name of the consumer group.
-    pub application_id: Arc<str>,
+    pub(crate) application_id: Arc<str>,
     /// All nodes, in the order they were added; [`NodeId`] is the position.
-    pub nodes: Vec<NodeSpec>,
+    pub(crate) nodes: Vec<NodeSpec>,
     /// All stores, in the order they were added; [`StoreId`] is the position.
-    pub stores: Vec<StoreSpec>,
+    pub(crate) stores: Vec<StoreSpec>,
     /// Connected components, by number.
-    pub subtopologies: Vec<Subtopology>,
+    pub(crate) subtopologies: Vec<Subtopology>,
     /// Nodes of the global component (global tables and stores); they run in no task.
-    pub global_nodes: Vec<NodeId>,
+    pub(crate) global_nodes: Vec<NodeId>,
     /// Repartition topics: full name to the partition count asked for, if one was.
-    pub repartition_topics: BTreeMap<Arc<str>, Option<i32>>,
+    pub(crate) repartition_topics: BTreeMap<Arc<str>, Option<i32>>,
     /// Groups of topics that must have equal partition counts.
-    pub copartition_groups: Vec<Vec<Arc<str>>>,
+    pub(crate) copartition_groups: Vec<Vec<Arc<str>>>,
     /// Changelogs that are not named after the application, by store.
-    pub changelog_names: BTreeMap<String, Arc<str>>,
+    pub(crate) changelog_names: BTreeMap<String, Arc<str>>,
 }
 
 impl Topology {
+    /// The application id: prefix of internal topics, name of the consumer group.
+    pub fn application_id(&self) -> &str {
+        &self.application_id
+    }
+
     /// The changelog of a store.
-    pub fn changelog_topic(&self, store: &str) -> Arc<str> {
+    pub(crate) fn changelog_topic(&self, store: &str) -> Arc<str> {
         let named = self.changelog_names.get(store).cloned();
         named.unwrap_or_else(|| changelog_topic(&self.application_id, store))
     }
 
     /// Gives the processors that use a store clocks under other names, so that they begin without those committed before.
-    pub fn scope_clocks_of(&mut self, store: &str, scope: &str) {
+    pub(crate) fn scope_clocks_of(&mut self, store: &str, scope: &str) {
         let Some(id) = self.store_id(store) else { return };
         for node in self.nodes.iter_mut().filter(|node| node.stores.contains(&id)) {
             node.clock_scope = Some(scope.into());
         }
     }
 
-    /// Finds a node by name.
-    pub fn node_id(&self, name: &str) -> Option<NodeId> {
-        self.nodes.iter().position(|node| &*node.name == name)
-    }
-
     /// Finds a store by name.
-    pub fn store_id(&self, name: &str) -> Option<StoreId> {
+    pub(crate) fn store_id(&self, name: &str) -> Option<StoreId> {
         self.stores.iter().position(|store| store.builder.name == name).map(StoreId)
     }
 
     /// All source topics outside the application, in node order, global ones left out.
-    pub fn external_source_topics(&self) -> Vec<Arc<str>> {
+    pub(crate) fn external_source_topics(&self) -> Vec<Arc<str>> {
         let mut topics = Vec::new();
         for subtopology in &self.subtopologies {
             for topic in &subtopology.source_topics {
@@ -101,7 +103,7 @@ impl Topology {
     }
 
     /// Topics that fill global stores.
-    pub fn global_topics(&self) -> Vec<Arc<str>> {
+    pub(crate) fn global_topics(&self) -> Vec<Arc<str>> {
         self.global_nodes
             .iter()
             .filter_map(|id| match &self.nodes[*id].kind {

@@ -114,7 +114,7 @@ pub struct SinkSpec {
 
 /// What a node is.
 #[derive(Clone)]
-pub enum NodeKind {
+pub(crate) enum NodeKind {
     /// Reads topics.
     Source(SourceSpec),
     /// Runs code.
@@ -125,7 +125,7 @@ pub enum NodeKind {
 
 /// A node and its place.
 #[derive(Clone)]
-pub struct NodeSpec {
+pub(crate) struct NodeSpec {
     /// Unique name.
     pub name: Arc<str>,
     /// What it is.

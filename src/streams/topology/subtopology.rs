@@ -13,41 +13,13 @@ pub fn changelog_topic(application_id: &str, store: &str) -> Arc<str> {
 }
 
 /// `<application_id>-<name>`, where the name already ends in `-repartition` (or is one of the foreign-key topics).
-pub fn repartition_topic(application_id: &str, name: &str) -> Arc<str> {
+pub(crate) fn repartition_topic(application_id: &str, name: &str) -> Arc<str> {
     format!("{application_id}-{name}").into()
-}
-
-/// What an internal topic is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InternalTopicKind {
-    /// Between two sub-topologies; deleted as it is consumed.
-    Repartition,
-    /// Key-value changelog: compacted.
-    Changelog,
-    /// Window or session changelog: compacted and deleted after this many milliseconds.
-    WindowedChangelog {
-        /// Store retention plus a day.
-        retention_ms: i64,
-    },
-    /// Versioned changelog: compacted, but not younger than this.
-    VersionedChangelog {
-        /// History retention plus a day.
-        min_compaction_lag_ms: i64,
-    },
-}
-
-/// A topic the application creates for itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InternalTopic {
-    /// Full name.
-    pub name: Arc<str>,
-    /// Purpose.
-    pub kind: InternalTopicKind,
 }
 
 /// A connected component: what one task runs.
 #[derive(Clone, Debug)]
-pub struct Subtopology {
+pub(crate) struct Subtopology {
     /// Number; first half of a task id.
     pub id: usize,
     /// Nodes, in the order they were added.
@@ -115,13 +87,13 @@ pub(super) struct UnionFind(Vec<NodeId>);
 
 impl UnionFind {
     /// Adds a node of its own; nodes are added in order.
-    pub fn add(&mut self, id: NodeId) {
+    pub(super) fn add(&mut self, id: NodeId) {
         debug_assert_eq!(self.0.len(), id);
         self.0.push(id);
     }
 
     /// The representative of a node's set.
-    pub fn root(&mut self, id: NodeId) -> NodeId {
+    pub(super) fn root(&mut self, id: NodeId) -> NodeId {
         let mut at = id;
         while self.0[at] != at {
             self.0[at] = self.0[self.0[at]];
@@ -131,7 +103,7 @@ impl UnionFind {
     }
 
     /// Joins two sets.
-    pub fn unite(&mut self, a: NodeId, b: NodeId) {
+    pub(super) fn unite(&mut self, a: NodeId, b: NodeId) {
         let (a, b) = (self.root(a), self.root(b));
         self.0[b.max(a)] = a.min(b);
     }

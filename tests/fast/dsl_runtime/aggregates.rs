@@ -2,7 +2,7 @@
 
 use sluice::streams::{
     kstream::{Grouped, Materialized, Named},
-    state::Backend,
+    stores::Backend,
 };
 
 use super::{

@@ -25,10 +25,12 @@ use bytes::Bytes;
 use sluice::streams::{
     client::{
         ClientSupplier, ConsumerConfig, NewTopic, ProducerConfig,
-        embedded::{EmbeddedLog, EmbeddedOptions, LogCall},
+        embedded::{EmbeddedLog, EmbeddedOptions},
     },
     config::StreamsConfig,
     error::StreamsError,
+    internals::LogCall,
+    internals::input_topics,
     kstream::{GlobalKTable, KStream, KTable, StreamsBuilder, TopologyConfig},
     record::{Headers, ProducerRecord, TopicPartition},
     runtime::{KafkaStreams, RunOptions, State},
@@ -148,8 +150,7 @@ fn topology(cases: &[Case], config: &TopologyConfig) -> Topology {
 }
 
 fn only_inputs_of(topology: &Topology, records: Vec<ProducerRecord>) -> Vec<ProducerRecord> {
-    let mut topics = topology.external_source_topics();
-    topics.extend(topology.global_topics());
+    let topics = input_topics(topology);
     records.into_iter().filter(|record| topics.contains(&record.topic)).collect()
 }
 

@@ -6,11 +6,12 @@ use sluice::streams::{
     error::Result,
     kstream::{Named, Produced, Repartitioned},
     processor::{
-        FixedKeyProcessor, FixedKeyRecord, Processor, ProcessorContext, PunctuationType, ScheduleId,
+        FixedKeyProcessor, FixedKeyProcessorContext, FixedKeyRecord, Processor, ProcessorContext,
+        PunctuationType, ScheduleId,
     },
-    record::{Record, Timestamp},
+    record::{Headers, Record, Timestamp},
     serdes::HasSerde,
-    state::{Order, StoreBuilder, StoreKind, ValueAndTimestamp},
+    stores::{StoreBuilder, StoreKind},
 };
 
 use super::{
@@ -37,15 +38,9 @@ impl Processor<String, i64, String, i64> for Numbered {
         record: Record<String, i64>,
     ) -> Result<()> {
         let key = record.key.as_deref().cloned().unwrap_or_default();
-        let store = context.state_store("numbers")?;
-        let at = context.record_metadata();
-        let number = context.node().with_key_value(store, |numbers| {
-            let before = numbers.get(key.as_bytes())?;
-            let number = before.and_then(|row| row.value.downcast_ref::<i64>().copied()).unwrap_or(0) + 1;
-            let row = ValueAndTimestamp { value: Arc::new(number), timestamp: record.timestamp };
-            numbers.put(key.as_bytes().into(), Some(row), &at)?;
-            Ok(number)
-        })?;
+        let numbers = context.key_value_store::<String, i64>("numbers")?;
+        let number = numbers.get(&key)?.map_or(1, |before| *before + 1);
+        numbers.put(&key, number)?;
         context.forward(record.with_value(Some(number)))
     }
 }
@@ -56,11 +51,11 @@ struct AddOne;
 impl FixedKeyProcessor<String, i64, i64> for AddOne {
     fn process(
         &mut self,
-        _: &ProcessorContext<'_, String, i64>,
+        context: &FixedKeyProcessorContext<'_, String, i64>,
         record: FixedKeyRecord<String, i64>,
-    ) -> Result<Vec<FixedKeyRecord<String, i64>>> {
+    ) -> Result<()> {
         let value = record.value.as_deref().map(|n| n + 1);
-        Ok(vec![record.with_value(value)])
+        context.forward(record.with_value(value))
     }
 }
 
@@ -79,12 +74,7 @@ impl Processor<String, i64, String, i64> for Batched {
         record: Record<String, i64>,
     ) -> Result<()> {
         let (Some(key), Some(value)) = (record.key, record.value) else { return Ok(()) };
-        let store = context.state_store("batches")?;
-        let at = context.record_metadata();
-        context.node().with_key_value(store, |rows| {
-            let row = ValueAndTimestamp { value, timestamp: record.timestamp };
-            rows.put(key.as_bytes().into(), Some(row), &at)
-        })?;
+        context.key_value_store::<String, i64>("batches")?.put(&key, *value)?;
         context.commit();
         Ok(())
     }
@@ -95,12 +85,15 @@ impl Processor<String, i64, String, i64> for Batched {
         _: ScheduleId,
         _: Timestamp,
     ) -> Result<()> {
-        let store = context.state_store("batches")?;
-        let rows = context.node().with_key_value(store, |rows| rows.range(None, None, Order::Forward))?;
-        for (key, row) in rows {
-            let key = String::from_utf8_lossy(&key).into_owned();
-            let value = row.value.downcast_ref::<i64>().copied();
-            context.forward(Record::new(Some(key), value, row.timestamp))?;
+        let batches = context.key_value_store::<String, i64>("batches")?;
+        for (key, _) in batches.all()? {
+            let Some(row) = batches.get_with_timestamp(&key)? else { continue };
+            context.forward(Record {
+                key: Some(key),
+                value: Some(row.value),
+                timestamp: row.timestamp,
+                headers: Headers::EMPTY,
+            })?;
         }
         Ok(())
     }

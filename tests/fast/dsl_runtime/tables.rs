@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sluice::streams::{
     error::Result,
-    kstream::{BufferConfig, Materialized, Named, Suppressed, TransformContext, ValueTransformer},
+    kstream::{BufferConfig, Materialized, Named, Suppressed, ValueTransformer},
+    processor::ProcessingContext,
 };
 
 use super::{Case, check, check_cached, compare::Agree::Everything};
@@ -19,7 +20,7 @@ struct Timed;
 impl ValueTransformer<String, i64, i64> for Timed {
     fn transform(
         &mut self,
-        context: &TransformContext<'_>,
+        context: &ProcessingContext<'_>,
         _: Option<&String>,
         value: Option<&i64>,
     ) -> Result<Option<i64>> {

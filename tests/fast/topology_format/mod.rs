@@ -9,20 +9,28 @@ use std::sync::{
 
 use sluice::streams::{
     error::Result,
-    file::{Processors, load, value::Row},
-    processor::{AnyProcessor, NodeContext},
-    record::{AnyRecord, Headers, ProducerRecord},
+    file::{Processors, Row, load},
+    internals::{Store, with_store},
+    processor::{Processor, ProcessorContext, processor_supplier},
+    record::{Headers, ProducerRecord, Record},
     test_utils::{DriverOptions, Partitions, TopologyTestDriver, run_test_file},
 };
 
 /// Counts what it sees in the table's state, and passes the record on.
 struct Score(Arc<AtomicU64>);
 
-impl AnyProcessor for Score {
-    fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
-        let store = context.store("coupon_stats_minute")?;
-        let rows = context.with_window(store, |rows| rows.all())?;
-        assert!(record.value.as_ref().is_some_and(|value| value.downcast_ref::<Row>().is_some()));
+impl Processor<Vec<u8>, Row, Vec<u8>, Row> for Score {
+    fn process(
+        &mut self,
+        context: &ProcessorContext<'_, Vec<u8>, Row>,
+        record: Record<Vec<u8>, Row>,
+    ) -> Result<()> {
+        let store = context.state_store("coupon_stats_minute")?;
+        let rows = with_store(context, store, |store| match store {
+            Store::Window(rows) => rows.all(),
+            _ => unreachable!("a window keeps a window store"),
+        })?;
+        assert!(record.value.is_some());
         self.0.fetch_add(1 + rows.len() as u64, Ordering::Relaxed);
         context.forward(record)
     }
@@ -45,7 +53,7 @@ fn the_example_of_the_contract_loads_as_it_is_written() {
     let seen = Arc::new(AtomicU64::new(0));
     let mut processors = Processors::default();
     let counter = seen.clone();
-    processors.register("coupon.score", Arc::new(move || Box::new(Score(counter.clone()))));
+    processors.register("coupon.score", processor_supplier(move || Score(counter.clone())));
     let loaded = load("contract.toml", text, &processors).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(loaded.group, "coupon-statistics-group");
     assert_eq!(loaded.idle_close_ms, Some(30_000));

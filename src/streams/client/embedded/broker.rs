@@ -16,7 +16,7 @@ use super::{
 };
 use crate::streams::{
     client::{GroupMetadata, NewTopic, OffsetAndMetadata},
-    error::{Result, StreamsError},
+    error::{ProcessingError, RefusedRecord, Result, StreamsError},
     record::{ProducerRecord, Timestamp, TopicPartition},
 };
 
@@ -180,6 +180,13 @@ impl Broker {
         slot: Option<usize>,
     ) -> Result<()> {
         let topic = self.topic(&record.topic)?;
+        if let Some(limit) = topic.config.get("max.message.bytes").and_then(|limit| limit.parse().ok())
+            && size_of_record(&record) > limit
+        {
+            let message = format!("{} bytes, the topic takes {limit}", size_of_record(&record));
+            let error = ProcessingError::new("RecordTooLargeException", message);
+            return Err(StreamsError::RecordRefused(Box::new(RefusedRecord { record, error })));
+        }
         let count = topic.partitions.len();
         let number = match (record.partition, &record.key) {
             (Some(number), _) => number as usize,
@@ -371,6 +378,14 @@ impl Broker {
 
 fn partitions_of(topics: &BTreeMap<Arc<str>, Topic>, name: &str) -> i32 {
     topics.get(name).map_or(0, |t| t.partitions.len() as i32)
+}
+
+/// Bytes of a record in a batch of its own, roughly as Kafka counts them.
+fn size_of_record(record: &ProducerRecord) -> usize {
+    let bytes = |part: &Option<bytes::Bytes>| part.as_ref().map_or(0, bytes::Bytes::len);
+    let headers: usize =
+        record.headers.iter().map(|header| header.key.len() + bytes(&header.value) + 2).sum();
+    bytes(&record.key) + bytes(&record.value) + headers + 70
 }
 
 /// Refuses what Kafka would refuse, and what this log would silently not do.

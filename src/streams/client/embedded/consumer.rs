@@ -179,7 +179,9 @@ impl EmbeddedConsumer {
         let partition = broker.partition(id)?;
         match self.config.offset_reset {
             OffsetReset::Earliest => Ok(partition.start),
-            OffsetReset::Latest => Ok(partition.end_for(self.config.read_committed)),
+            OffsetReset::Latest | OffsetReset::ByDuration(_) => {
+                Ok(partition.end_for(self.config.read_committed))
+            }
             OffsetReset::None => Err(StreamsError::OffsetOutOfRange {
                 partition: tp.to_string(),
                 reason: format!("{why}; the log has {} to {}", partition.start, partition.next),

@@ -108,7 +108,7 @@ impl KafkaConsumer {
                 "auto.offset.reset",
                 match config.offset_reset {
                     OffsetReset::Earliest => "earliest",
-                    OffsetReset::Latest => "latest",
+                    OffsetReset::Latest | OffsetReset::ByDuration(_) => "latest",
                     OffsetReset::None => "error",
                 },
             ),
@@ -370,7 +370,9 @@ impl Consumer for KafkaConsumer {
                 (Some(offset), ..) => *offset,
                 (None, Some(_), _) => i64::from(rd::RD_KAFKA_OFFSET_STORED),
                 (None, None, OffsetReset::Earliest) => i64::from(rd::RD_KAFKA_OFFSET_BEGINNING),
-                (None, None, OffsetReset::Latest) => i64::from(rd::RD_KAFKA_OFFSET_END),
+                (None, None, OffsetReset::Latest | OffsetReset::ByDuration(_)) => {
+                    i64::from(rd::RD_KAFKA_OFFSET_END)
+                }
                 (None, None, OffsetReset::None) => {
                     let reason = "there is no group, hence no committed offset".to_owned();
                     self.failure = Some(StreamsError::OffsetOutOfRange { partition: tp.to_string(), reason });

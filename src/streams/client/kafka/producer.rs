@@ -23,7 +23,7 @@ use super::{
 };
 use crate::streams::{
     client::{GroupMetadata, OffsetAndMetadata, Producer, ProducerConfig, partition_for_key},
-    error::{Result, StreamsError},
+    error::{ProcessingError, RefusedRecord, Result, StreamsError},
     record::{Headers, ProducerRecord, TopicPartition},
 };
 
@@ -186,6 +186,14 @@ impl KafkaProducer {
         }
         let Some((code, partition)) = self.failure.take() else { return Ok(()) };
         let what = format!("a record for {partition} was not written");
+        if code == Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE {
+            // The broker refuses a whole batch for one record of it, and would again after an abort.
+            return Err(StreamsError::Fatal(format!(
+                "kafka: {what}: {}: the topic's max.message.bytes is below the producer's message.max.bytes: make it at \
+                 least as large",
+                error::describe(code)
+            )));
+        }
         Err(match &self.config.transactional_id {
             Some(_) => StreamsError::AbortTransaction(format!("kafka: {what}: {}", error::describe(code))),
             // Not `Retriable`: the record is gone from the queue, flushing again would not bring it back.
@@ -357,7 +365,14 @@ impl Producer for KafkaProducer {
                 return Ok(());
             }
             // SAFETY: not null.
-            if unsafe { rd::rd_kafka_error_code(error) } != Code::RD_KAFKA_RESP_ERR__QUEUE_FULL {
+            let code = unsafe { rd::rd_kafka_error_code(error) };
+            if code == Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE {
+                // SAFETY: ours.
+                unsafe { rd::rd_kafka_error_destroy(error) };
+                let error = ProcessingError::new("RecordTooLargeException", error::describe(code));
+                break Err(StreamsError::RecordRefused(Box::new(RefusedRecord { record, error })));
+            }
+            if code != Code::RD_KAFKA_RESP_ERR__QUEUE_FULL {
                 break error::of_object(&format!("send to {}-{partition}", record.topic), error);
             }
             // SAFETY: ours.

@@ -18,10 +18,10 @@ use super::{
 };
 
 /// The most distinct values that `count(distinct …)` keeps under one key; one more is an error, never an estimate.
-pub const DISTINCT_MAX: usize = 100_000;
+pub(crate) const DISTINCT_MAX: usize = 100_000;
 
 /// The most values that `top(n, …)` lists.
-pub const TOP_MAX: usize = 1_000;
+pub(crate) const TOP_MAX: usize = 1_000;
 
 /// Which aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,8 @@ impl AggregateKind {
 }
 
 /// Aggregates for the reference: how they are written, what they do.
-pub const REFERENCE: &[(&str, &str)] = &[
+#[cfg(test)]
+pub(crate) const REFERENCE: &[(&str, &str)] = &[
     ("count(*) -> int", "Records."),
     ("count(T) -> int", "Records in which the value is not NULL."),
     (

@@ -21,7 +21,7 @@ use super::{
 };
 
 /// The rows under evaluation.
-pub struct EvalContext<'a> {
+pub(crate) struct EvalContext<'a> {
     left: &'a [Datum],
     right: &'a [Datum],
     error: Cell<Option<EvalError>>,
@@ -29,7 +29,7 @@ pub struct EvalContext<'a> {
 
 impl<'a> EvalContext<'a> {
     /// Takes the rows of the scope's two sides.
-    pub fn new(left: &'a [Datum], right: &'a [Datum]) -> Self {
+    pub(crate) fn new(left: &'a [Datum], right: &'a [Datum]) -> Self {
         Self { left, right, error: Cell::new(None) }
     }
 

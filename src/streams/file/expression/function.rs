@@ -18,11 +18,11 @@ use super::{
 };
 
 /// What runs: arguments in, value out. A strict function never sees NULL.
-pub type Body = Box<dyn Fn(&[Datum]) -> Result<Datum, EvalError> + Send + Sync>;
+pub(crate) type Body = Box<dyn Fn(&[Datum]) -> Result<Datum, EvalError> + Send + Sync>;
 
 /// Makes the body. Constant arguments are known here, so that patterns, units and time zones are read once; the error names the
 /// argument and says what is wrong with it.
-pub type Bind = fn(&[Option<&Datum>]) -> Result<Body, (usize, String)>;
+pub(crate) type Bind = fn(&[Option<&Datum>]) -> Result<Body, (usize, String)>;
 
 /// A parameter of a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,13 +99,13 @@ pub struct Overload {
 }
 
 /// The function of that name, in any case.
-pub fn find(name: &str) -> Option<&'static Function> {
+pub(crate) fn find(name: &str) -> Option<&'static Function> {
     let lower = name.to_lowercase();
     FUNCTIONS.iter().find(|function| function.name == lower || function.aliases.contains(&lower.as_str()))
 }
 
 /// Names that give another answer each time; refused with the reason.
-pub const NON_DETERMINISTIC: &[&str] = &[
+pub(crate) const NON_DETERMINISTIC: &[&str] = &[
     "now",
     "current_timestamp",
     "current_date",
@@ -132,7 +132,7 @@ pub const NON_DETERMINISTIC: &[&str] = &[
 ];
 
 /// Forms with their own evaluation: name, how they are written, what they do, an example.
-pub const SPECIAL_FORMS: &[(&str, &str, &str, (&str, &str))] = &[
+pub(crate) const SPECIAL_FORMS: &[(&str, &str, &str, (&str, &str))] = &[
     (
         "coalesce",
         "coalesce(T, T, …) -> T",
@@ -174,7 +174,7 @@ const fn plain(parameters: &'static [Parameter], result: DataType, bind: Bind) -
 }
 
 /// All scalar functions, in the order of the reference.
-pub const FUNCTIONS: &[Function] = &[
+pub(crate) const FUNCTIONS: &[Function] = &[
     Function {
         name: "abs",
         aliases: &[],

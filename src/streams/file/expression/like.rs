@@ -16,7 +16,7 @@ enum Step {
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]
-pub struct LikePattern {
+pub(crate) struct LikePattern {
     steps: Vec<Step>,
     /// The pattern ends in a lone escape character: it matches nothing.
     broken: bool,
@@ -24,7 +24,7 @@ pub struct LikePattern {
 
 impl LikePattern {
     /// Compiles a pattern; after `escape` a character stands for itself.
-    pub fn new(pattern: &str, escape: Option<char>) -> Self {
+    pub(crate) fn new(pattern: &str, escape: Option<char>) -> Self {
         let mut steps = Vec::new();
         let mut chars = pattern.chars();
         let mut broken = false;
@@ -48,7 +48,7 @@ impl LikePattern {
     }
 
     /// Whether the text matches.
-    pub fn matches(&self, text: &str) -> bool {
+    pub(crate) fn matches(&self, text: &str) -> bool {
         if self.broken {
             return false;
         }

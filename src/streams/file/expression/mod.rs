@@ -5,28 +5,31 @@
 //! checker and live in [`aggregate`]. What must always hold: an expression that loads can be evaluated on every row of its
 //! scope, gives the same answer each time, and answers as SQLite does.
 
-pub mod aggregate;
+pub(crate) mod aggregate;
 pub mod check;
-pub mod compile;
-pub mod function;
-pub mod like;
-pub mod number;
-pub mod parse;
-pub mod reference;
-pub mod rules;
-pub mod scope;
-pub mod typed;
+pub(crate) mod compile;
+pub(crate) mod function;
+pub(crate) mod like;
+pub(crate) mod number;
+pub(crate) mod parse;
+pub(crate) mod rules;
+pub(crate) mod scope;
+pub(crate) mod typed;
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod sqlite_property;
 
 use std::{fmt, ops::Range};
 
-pub use aggregate::{Aggregate, AggregateState, Taken};
-pub use check::{check, check_boolean, check_select};
-pub use compile::{EvalContext, Expression, Predicate};
-pub use scope::{Scope, Side, Slot};
-pub use typed::Typed;
+pub(crate) use aggregate::{Aggregate, AggregateState, Taken};
+pub(crate) use check::check_select;
+pub use check::{check, check_boolean};
+pub use compile::{Expression, Predicate};
+pub use scope::Scope;
+pub(crate) use scope::{Side, Slot};
+pub(crate) use typed::Typed;
 
 /// A mistake in an expression, with its place in the expression's text (bytes).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +69,7 @@ impl fmt::Display for ExpressionError {
 impl std::error::Error for ExpressionError {}
 
 /// Result of the loading steps.
-pub type Result<T, E = ExpressionError> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = ExpressionError> = std::result::Result<T, E>;
 
 /// Why an expression has no value on one record; the record goes the way of bad records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

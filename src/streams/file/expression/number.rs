@@ -11,7 +11,7 @@ use super::super::value::Datum;
 
 /// `a + b`.
 #[inline]
-pub fn add(a: &Datum, b: &Datum) -> Datum {
+pub(crate) fn add(a: &Datum, b: &Datum) -> Datum {
     match (a, b) {
         (Datum::Int(x), Datum::Int(y)) => match x.checked_add(*y) {
             Some(sum) => Datum::Int(sum),
@@ -23,7 +23,7 @@ pub fn add(a: &Datum, b: &Datum) -> Datum {
 
 /// `a - b`.
 #[inline]
-pub fn subtract(a: &Datum, b: &Datum) -> Datum {
+pub(crate) fn subtract(a: &Datum, b: &Datum) -> Datum {
     match (a, b) {
         (Datum::Int(x), Datum::Int(y)) => match x.checked_sub(*y) {
             Some(difference) => Datum::Int(difference),
@@ -35,7 +35,7 @@ pub fn subtract(a: &Datum, b: &Datum) -> Datum {
 
 /// `a * b`.
 #[inline]
-pub fn multiply(a: &Datum, b: &Datum) -> Datum {
+pub(crate) fn multiply(a: &Datum, b: &Datum) -> Datum {
     match (a, b) {
         (Datum::Int(x), Datum::Int(y)) => match x.checked_mul(*y) {
             Some(product) => Datum::Int(product),
@@ -47,7 +47,7 @@ pub fn multiply(a: &Datum, b: &Datum) -> Datum {
 
 /// `a / b`: whole numbers divide to a whole number cut towards zero; by zero is NULL.
 #[inline]
-pub fn divide(a: &Datum, b: &Datum) -> Datum {
+pub(crate) fn divide(a: &Datum, b: &Datum) -> Datum {
     match (a, b) {
         (Datum::Int(_), Datum::Int(0)) => Datum::Null,
         (Datum::Int(x), Datum::Int(y)) => match x.checked_div(*y) {
@@ -63,7 +63,7 @@ pub fn divide(a: &Datum, b: &Datum) -> Datum {
 
 /// `a % b`, on whole numbers: doubles are cut to integers first, and the result is a double again.
 #[inline]
-pub fn remainder(a: &Datum, b: &Datum) -> Datum {
+pub(crate) fn remainder(a: &Datum, b: &Datum) -> Datum {
     if let (Datum::Int(x), Datum::Int(y)) = (a, b) {
         return if *y == 0 { Datum::Null } else { Datum::Int(x.checked_rem(*y).unwrap_or(0)) };
     }
@@ -76,13 +76,13 @@ pub fn remainder(a: &Datum, b: &Datum) -> Datum {
 
 /// `-a`; the smallest integer becomes a double.
 #[inline]
-pub fn negate(a: &Datum) -> Datum {
+pub(crate) fn negate(a: &Datum) -> Datum {
     subtract(&Datum::Int(0), a)
 }
 
 /// The number as a double; `None` for NULL and for what is no number.
 #[inline]
-pub fn real(datum: &Datum) -> Option<f64> {
+pub(crate) fn real(datum: &Datum) -> Option<f64> {
     match datum {
         Datum::Int(value) => Some(*value as f64),
         Datum::Float(value) => Some(*value),
@@ -92,7 +92,7 @@ pub fn real(datum: &Datum) -> Option<f64> {
 
 /// The number as an integer, a double cut towards zero and held within 64 bits.
 #[inline]
-pub fn integer(datum: &Datum) -> Option<i64> {
+pub(crate) fn integer(datum: &Datum) -> Option<i64> {
     match datum {
         Datum::Int(value) => Some(*value),
         Datum::Float(value) => Some(real_to_integer(*value)),
@@ -108,7 +108,7 @@ fn with_reals(a: &Datum, b: &Datum, f: impl Fn(f64, f64) -> f64) -> Datum {
 }
 
 /// A double cut to an integer; the ends of the range as SQLite draws them.
-pub fn real_to_integer(value: f64) -> i64 {
+pub(crate) fn real_to_integer(value: f64) -> i64 {
     if value < -9_223_372_036_854_774_784.0 {
         i64::MIN
     } else if value > 9_223_372_036_854_774_784.0 {
@@ -119,7 +119,7 @@ pub fn real_to_integer(value: f64) -> i64 {
 }
 
 /// `round(value, digits)`: half away from zero on the decimal text, as SQLite rounds.
-pub fn round(value: f64, digits: i64) -> f64 {
+pub(crate) fn round(value: f64, digits: i64) -> f64 {
     let digits = digits.clamp(0, 30);
     if !(-4_503_599_627_370_496.0..=4_503_599_627_370_496.0).contains(&value) {
         value
@@ -131,7 +131,7 @@ pub fn round(value: f64, digits: i64) -> f64 {
 }
 
 /// A double as SQLite's `cast(x as text)` writes it (`%!.15g`): `1.0`, `0.1`, `1.0e+20`, `Inf`.
-pub fn format_real(value: f64) -> String {
+pub(crate) fn format_real(value: f64) -> String {
     let decoded = match decode(value, 15, 26) {
         Decoded::Special(text) => return text.to_owned(),
         Decoded::Digits(decoded) => decoded,
@@ -314,7 +314,7 @@ fn is_space(byte: u8) -> bool {
 }
 
 /// The longest prefix of the text that is a number, as a double (0.0 when there is none): `cast(text as float)`.
-pub fn parse_real(text: &str) -> f64 {
+pub(crate) fn parse_real(text: &str) -> f64 {
     const LIMIT: u64 = (u64::MAX - 9) / 10;
     let z = text.as_bytes();
     let at = |i: usize| z.get(i).copied().unwrap_or(0);
@@ -418,7 +418,7 @@ fn scale(mut significand: u64, mut exponent: i32) -> f64 {
 }
 
 /// The longest prefix of the text that is a whole number, held within 64 bits (0 when there is none): `cast(text as int)`.
-pub fn parse_integer(text: &str) -> i64 {
+pub(crate) fn parse_integer(text: &str) -> i64 {
     let text = text.trim_start_matches(|c: char| c.is_ascii() && is_space(c as u8));
     let (negative, digits) = match text.as_bytes().first() {
         Some(b'-') => (true, &text[1..]),

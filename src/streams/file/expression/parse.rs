@@ -20,7 +20,7 @@ const DEPTH_MAX: usize = 60;
 
 /// The SQL of topology files.
 #[derive(Debug)]
-pub struct TopologySql;
+pub(crate) struct TopologySql;
 
 impl Dialect for TopologySql {
     fn is_identifier_start(&self, ch: char) -> bool {
@@ -61,30 +61,30 @@ impl Dialect for TopologySql {
 }
 
 /// An expression's text, with what is needed to turn the parser's lines and columns into bytes.
-pub struct Source<'a> {
+pub(crate) struct Source<'a> {
     text: &'a str,
     line_starts: Vec<usize>,
 }
 
 impl<'a> Source<'a> {
     /// Takes the text.
-    pub fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Self { text, line_starts }
     }
 
     /// The whole text.
-    pub fn whole(&self) -> Range<usize> {
+    pub(crate) fn whole(&self) -> Range<usize> {
         0..self.text.len()
     }
 
     /// The bytes of a node of the tree; the whole text where the parser knows no place.
-    pub fn span(&self, node: &impl Spanned) -> Range<usize> {
+    pub(crate) fn span(&self, node: &impl Spanned) -> Range<usize> {
         self.bytes(node.span())
     }
 
     /// The bytes of a span of the parser.
-    pub fn bytes(&self, span: Span) -> Range<usize> {
+    pub(crate) fn bytes(&self, span: Span) -> Range<usize> {
         if span.start.line == 0 {
             return self.whole();
         }
@@ -102,7 +102,7 @@ impl<'a> Source<'a> {
 }
 
 /// Parses one expression, all of the text.
-pub fn parse(source: &Source<'_>) -> Result<Expr> {
+pub(crate) fn parse(source: &Source<'_>) -> Result<Expr> {
     let text = source.text;
     if text.trim().is_empty() {
         return Err(ExpressionError::new(source.whole(), "the expression is empty"));

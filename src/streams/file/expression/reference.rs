@@ -54,7 +54,7 @@ NULL does not hold. A constant text beside a moment, a duration or a UUID is rea
 ";
 
 /// The text of `docs/expressions.md`.
-pub fn markdown() -> String {
+pub(crate) fn markdown() -> String {
     let mut out = HEAD.to_owned();
     // Writing to a string cannot fail.
     for (_, signature, doc, example) in SPECIAL_FORMS {

@@ -411,7 +411,7 @@ pub(super) fn call(name: &str, mut args: Vec<Typed>, span: Range<usize>) -> Resu
 }
 
 /// `name(parameters) -> result`, as the reference and messages show it.
-pub fn reference_signature(name: &str, signature: &function::Signature) -> String {
+pub(crate) fn reference_signature(name: &str, signature: &function::Signature) -> String {
     let parameters: Vec<String> = signature.parameters.iter().map(ToString::to_string).collect();
     let result = match signature.result {
         ResultType::Is(data_type) => data_type.to_string(),
@@ -473,7 +473,7 @@ pub(super) fn fold(typed: Typed) -> Result<Typed> {
 }
 
 /// The type that a column declared in a file has, with the message for one that is none.
-pub fn declared_type(text: &str) -> Result<ColumnType> {
+pub(crate) fn declared_type(text: &str) -> Result<ColumnType> {
     ColumnType::parse(text).ok_or_else(|| {
         let names: Vec<&str> = DataType::ALL.iter().map(|known| known.name()).collect();
         let error = ExpressionError::new(0..text.len(), format!("unknown type `{text}`"));

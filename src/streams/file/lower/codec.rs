@@ -19,13 +19,13 @@ use crate::streams::{
 
 /// Writes and reads rows of known columns.
 #[derive(Clone, Debug)]
-pub struct RowSerde {
+pub(super) struct RowSerde {
     columns: Arc<[Column]>,
 }
 
 impl RowSerde {
     /// A serde of rows with these columns.
-    pub fn new(columns: impl IntoIterator<Item = Column>) -> Self {
+    pub(super) fn new(columns: impl IntoIterator<Item = Column>) -> Self {
         Self { columns: columns.into_iter().collect() }
     }
 }
@@ -69,12 +69,12 @@ impl ColumnSerde for RowSerde {
 }
 
 /// The error for bytes that none of ours wrote.
-pub fn malformed(what: &str) -> ProcessingError {
+pub(super) fn malformed(what: &str) -> ProcessingError {
     ProcessingError::new("SerializationException", format!("the bytes are not {what} of this topology"))
 }
 
 /// The type of a column in the state file.
-pub fn sql_type(column_type: ColumnType) -> &'static str {
+pub(super) fn sql_type(column_type: ColumnType) -> &'static str {
     match column_type.data_type {
         DataType::Int | DataType::Bool | DataType::Timestamp | DataType::Duration => "INTEGER",
         DataType::Float => "REAL",
@@ -83,7 +83,7 @@ pub fn sql_type(column_type: ColumnType) -> &'static str {
 }
 
 /// A value as the state file keeps it.
-pub fn to_sql(datum: &Datum) -> SqlValue {
+pub(super) fn to_sql(datum: &Datum) -> SqlValue {
     match datum {
         Datum::Null => SqlValue::Null,
         Datum::Int(value) | Datum::Timestamp(value) | Datum::Duration(value) => SqlValue::Integer(*value),
@@ -95,7 +95,7 @@ pub fn to_sql(datum: &Datum) -> SqlValue {
 }
 
 /// A value from the state file.
-pub fn from_sql(data_type: DataType, value: &SqlValue) -> Option<Datum> {
+pub(super) fn from_sql(data_type: DataType, value: &SqlValue) -> Option<Datum> {
     Some(match (value, data_type) {
         (SqlValue::Null, _) => Datum::Null,
         (SqlValue::Integer(value), DataType::Bool) => Datum::Bool(*value != 0),
@@ -111,7 +111,7 @@ pub fn from_sql(data_type: DataType, value: &SqlValue) -> Option<Datum> {
 }
 
 /// Appends a value.
-pub fn write(datum: &Datum, out: &mut Vec<u8>) {
+pub(super) fn write(datum: &Datum, out: &mut Vec<u8>) {
     match datum {
         Datum::Null => out.push(0),
         Datum::Int(value) => write_number(1, *value, out),
@@ -143,14 +143,14 @@ fn write_text(tag: u8, text: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends bytes with their length before them.
-pub fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+pub(super) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     // No record is longer than 32 bits count.
     out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
     out.extend_from_slice(bytes);
 }
 
 /// Bytes being read.
-pub struct Input<'a>(pub &'a [u8]);
+pub(super) struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -160,12 +160,12 @@ impl<'a> Input<'a> {
     }
 
     /// A number.
-    pub fn number(&mut self) -> Option<i64> {
+    pub(super) fn number(&mut self) -> Option<i64> {
         self.take().map(i64::from_be_bytes)
     }
 
     /// Bytes with their length before them.
-    pub fn bytes(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = u32::from_be_bytes(self.take()?) as usize;
         let (head, tail) = self.0.split_at_checked(length)?;
         self.0 = tail;
@@ -177,7 +177,7 @@ impl<'a> Input<'a> {
     }
 
     /// A value.
-    pub fn datum(&mut self) -> Option<Datum> {
+    pub(super) fn datum(&mut self) -> Option<Datum> {
         let [tag] = self.take()?;
         Some(match tag {
             0 => Datum::Null,
@@ -195,7 +195,7 @@ impl<'a> Input<'a> {
     }
 
     /// A row of that many values.
-    pub fn row(&mut self, columns: usize) -> Option<Row> {
+    pub(super) fn row(&mut self, columns: usize) -> Option<Row> {
         let mut row = Row::with_capacity(columns.min(64));
         for _ in 0..columns {
             row.push(self.datum()?);
@@ -205,7 +205,7 @@ impl<'a> Input<'a> {
 }
 
 /// The key of the values: plain text of one, a JSON list of several; `None` when one is NULL.
-pub fn key_of<'a>(values: impl ExactSizeIterator<Item = &'a Datum>) -> Option<Vec<u8>> {
+pub(super) fn key_of<'a>(values: impl ExactSizeIterator<Item = &'a Datum>) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(24);
     let single = values.len() == 1;
     for (index, value) in values.enumerate() {
@@ -227,7 +227,7 @@ pub fn key_of<'a>(values: impl ExactSizeIterator<Item = &'a Datum>) -> Option<Ve
 }
 
 /// The values of a key that [`key_of`] made, appended to a row.
-pub fn read_key(types: &[DataType], key: &[u8], row: &mut Row) -> Option<()> {
+pub(super) fn read_key(types: &[DataType], key: &[u8], row: &mut Row) -> Option<()> {
     let text = std::str::from_utf8(key).ok()?;
     if let [data_type] = types {
         row.push(read_plain(*data_type, text)?);

@@ -16,7 +16,7 @@ use crate::streams::{
 };
 
 /// See the module's documentation.
-pub struct Dedupe {
+pub(super) struct Dedupe {
     store_name: Arc<str>,
     store: Option<StoreId>,
     by: usize,
@@ -25,12 +25,12 @@ pub struct Dedupe {
 
 impl Dedupe {
     /// Drops repeats of the id in a slot.
-    pub fn new(store_name: Arc<str>, by: usize, within_ms: i64) -> Self {
+    pub(super) fn new(store_name: Arc<str>, by: usize, within_ms: i64) -> Self {
         Self { store_name, store: None, by, within_ms }
     }
 
     /// The store it needs.
-    pub fn store(name: &str, within_ms: i64) -> StoreBuilder {
+    pub(super) fn store(name: &str, within_ms: i64) -> StoreBuilder {
         let within = Duration::from_millis(within_ms.unsigned_abs());
         let kind = StoreKind::Window {
             // A bucket, the one before it, and room for records that are behind.

@@ -26,7 +26,7 @@ use crate::streams::{
 const LOOK_AGAIN_MS: i64 = 1_000;
 
 /// A join, compiled; shared by both sides and all tasks.
-pub struct JoinSpec {
+pub(super) struct JoinSpec {
     /// The name from which the stores have theirs.
     pub name: String,
     /// Slots of the key on each side.
@@ -49,12 +49,12 @@ pub struct JoinSpec {
 
 impl JoinSpec {
     /// Names of the stores: left rows, right rows, due times.
-    pub fn store_names(&self) -> [String; 3] {
+    pub(super) fn store_names(&self) -> [String; 3] {
         ["left", "right", "due"].map(|part| format!("{}-{part}", self.name))
     }
 
     /// The stores.
-    pub fn stores(&self) -> [StoreBuilder; 3] {
+    pub(super) fn stores(&self) -> [StoreBuilder; 3] {
         let [left, right, due] = self.store_names();
         let keys = || AnySerde::new::<Vec<u8>>(BytesSerde);
         let kind = || StoreKind::KeyValue { timestamped: true };
@@ -87,7 +87,7 @@ struct SideRow {
 
 /// The rows of one key on one side, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct SideRows(Vec<SideRow>);
+pub(super) struct SideRows(Vec<SideRow>);
 
 struct SideRowsSerde {
     columns: usize,
@@ -167,7 +167,7 @@ struct Ready {
 }
 
 /// One side of a join.
-pub struct JoinSide {
+pub(super) struct JoinSide {
     spec: Arc<JoinSpec>,
     side: usize,
     ready: Option<Ready>,
@@ -175,7 +175,7 @@ pub struct JoinSide {
 
 impl JoinSide {
     /// The left (0) or right (1) side.
-    pub fn new(spec: Arc<JoinSpec>, side: usize) -> Self {
+    pub(super) fn new(spec: Arc<JoinSpec>, side: usize) -> Self {
         Self { spec, side, ready: None }
     }
 

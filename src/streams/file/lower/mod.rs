@@ -106,7 +106,7 @@ fn no_table(name: &str) -> StreamsError {
 }
 
 /// Lowers a plan.
-pub fn lower(plan: Plan, processors: &Processors) -> Result<Topology> {
+pub(crate) fn lower(plan: Plan, processors: &Processors) -> Result<Topology> {
     let keep_keys = plan.nodes.iter().any(|node| matches!(node.operator, Operator::Processor { .. }));
     let app = plan.app.clone();
     let columns = plan.nodes.iter().map(|node| node.columns.clone()).collect();

@@ -16,7 +16,7 @@ use crate::streams::{
 const PARTS_MAX: usize = 10_000;
 
 /// See the module's documentation.
-pub struct PartialProcessor {
+pub(super) struct PartialProcessor {
     spec: Arc<TableSpec>,
     /// Slots that make the carried row.
     carried: Arc<[usize]>,
@@ -29,7 +29,7 @@ pub struct PartialProcessor {
 
 impl PartialProcessor {
     /// Folds for a table, of rows with these slots.
-    pub fn new(spec: Arc<TableSpec>, carried: Arc<[usize]>) -> Self {
+    pub(super) fn new(spec: Arc<TableSpec>, carried: Arc<[usize]>) -> Self {
         Self { spec, carried, parts: BTreeMap::new(), clock: None, folds: 0 }
     }
 

@@ -19,7 +19,7 @@ use crate::streams::{
 };
 
 /// See the module's documentation.
-pub struct SessionProcessor {
+pub(super) struct SessionProcessor {
     spec: Arc<TableSpec>,
     gap_ms: i64,
     ready: Option<(StoreId, Clocks)>,
@@ -27,7 +27,7 @@ pub struct SessionProcessor {
 
 impl SessionProcessor {
     /// Runs a table in one task.
-    pub fn new(spec: Arc<TableSpec>, gap_ms: i64) -> Self {
+    pub(super) fn new(spec: Arc<TableSpec>, gap_ms: i64) -> Self {
         Self { spec, gap_ms, ready: None }
     }
 

@@ -41,7 +41,7 @@ fn plain(value: &Datum) -> Option<Vec<u8>> {
 }
 
 /// Before the sink of a node that takes rows back: a row that leaves its key behind is deleted there.
-pub struct TakeBack {
+pub(super) struct TakeBack {
     /// The sink's key; without one nothing can be deleted.
     pub key: Option<Arc<Expression>>,
 }
@@ -64,7 +64,7 @@ impl AnyProcessor for TakeBack {
 }
 
 /// Adds headers.
-pub struct Headers(pub Arc<[(String, Expression)]>);
+pub(super) struct Headers(pub Arc<[(String, Expression)]>);
 
 impl AnyProcessor for Headers {
     fn process(&mut self, context: NodeContext<'_>, mut record: AnyRecord) -> Result<()> {
@@ -81,7 +81,7 @@ impl AnyProcessor for Headers {
 }
 
 /// Writes rows.
-pub fn encoder(columns: &[Column], format: Format, key: Option<Arc<Expression>>) -> RecordEncoder {
+pub(super) fn encoder(columns: &[Column], format: Format, key: Option<Arc<Expression>>) -> RecordEncoder {
     let writer = RowWriter::new(columns.iter().map(|column| column.name.as_str()));
     Arc::new(move |record| {
         let unwritable =

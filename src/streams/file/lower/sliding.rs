@@ -21,7 +21,7 @@ use crate::streams::{
 };
 
 /// See the module's documentation.
-pub struct SlidingProcessor {
+pub(super) struct SlidingProcessor {
     spec: Arc<TableSpec>,
     size_ms: i64,
     ready: Option<(StoreId, Clocks)>,
@@ -37,7 +37,7 @@ fn held(row: &WindowRow) -> Option<Held> {
 
 impl SlidingProcessor {
     /// Runs a table in one task.
-    pub fn new(spec: Arc<TableSpec>, size_ms: i64) -> Self {
+    pub(super) fn new(spec: Arc<TableSpec>, size_ms: i64) -> Self {
         Self { spec, size_ms, ready: None }
     }
 

@@ -19,7 +19,7 @@ use crate::streams::{
 };
 
 /// The engine's source for a planned one. `keep_keys`: processors written in Rust see the key of stream records.
-pub fn source_spec(source: &SourcePlan, columns: &[Column], keep_keys: bool) -> SourceSpec {
+pub(super) fn source_spec(source: &SourcePlan, columns: &[Column], keep_keys: bool) -> SourceSpec {
     let mut spec = SourceSpec::new([source.topic.as_str()], decoder(source, columns, keep_keys));
     spec.timestamp_extractor = source.time.map(|slot| -> TimestampExtractor {
         Arc::new(move |record, decoded, _| {

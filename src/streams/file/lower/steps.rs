@@ -17,7 +17,7 @@ use crate::streams::{
 
 /// One step.
 #[derive(Debug)]
-pub enum Step {
+pub(super) enum Step {
     /// Keeps rows of which this is true.
     Filter(Predicate),
     /// Makes a new row.
@@ -29,7 +29,7 @@ pub enum Step {
 }
 
 /// Runs steps in order, on one record at a time.
-pub struct Steps(pub Arc<[Step]>);
+pub(super) struct Steps(pub Arc<[Step]>);
 
 impl AnyProcessor for Steps {
     fn process(&mut self, context: NodeContext<'_>, mut record: AnyRecord) -> Result<()> {
@@ -66,7 +66,7 @@ impl AnyProcessor for Steps {
 }
 
 /// Sends each record to the first branch whose condition holds.
-pub struct Split {
+pub(super) struct Split {
     /// Names of the branches' nodes, and their conditions.
     pub into: Arc<[(String, Predicate)]>,
     /// The node for what no condition takes.

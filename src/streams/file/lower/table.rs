@@ -25,7 +25,7 @@ use crate::streams::{
 };
 
 /// A table, compiled; shared by the processors of all tasks.
-pub struct TableSpec {
+pub(super) struct TableSpec {
     /// Its store.
     pub store: String,
     /// Slots of the group key in the records.
@@ -54,7 +54,7 @@ pub struct TableSpec {
 
 /// What of a table is in one place: a key, and a window's start and shown end (0 without windows).
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub(super) struct Place<'a> {
     /// The group key.
     pub key: &'a [u8],
     /// The window's start.
@@ -65,23 +65,23 @@ pub struct Place<'a> {
 
 impl TableSpec {
     /// The state before any record.
-    pub fn empty(&self) -> TableState {
+    pub(super) fn empty(&self) -> TableState {
         TableState { revision: 0, states: self.aggregates.iter().map(Aggregate::init).collect() }
     }
 
     /// The starts of the aligned windows that a moment is in; 0 without windows.
-    pub fn starts_of(&self, time: Timestamp) -> Starts {
+    pub(super) fn starts_of(&self, time: Timestamp) -> Starts {
         self.windows.as_ref().map_or_else(|| smallvec![0], |windows| windows.starts_of(time))
     }
 
     /// A key and an aligned or sliding window by its start.
-    pub fn place<'a>(&self, key: &'a [u8], start: Timestamp) -> Place<'a> {
+    pub(super) fn place<'a>(&self, key: &'a [u8], start: Timestamp) -> Place<'a> {
         let end = self.windows.as_ref().map_or(0, |windows| windows.shown_end(start));
         Place { key, start, end }
     }
 
     /// Folds a record in. After an error the state is as before: first everything that may fail, then the rest.
-    pub fn add(&self, state: &mut TableState, row: &Row, time: Timestamp) -> Result<()> {
+    pub(super) fn add(&self, state: &mut TableState, row: &Row, time: Timestamp) -> Result<()> {
         let mut values: SmallVec<[Option<Taken>; 8]> = SmallVec::new();
         for (aggregate, held) in self.aggregates.iter().zip(&state.states) {
             let value = evaluated(aggregate.value(row))?;
@@ -100,7 +100,7 @@ impl TableSpec {
     }
 
     /// Folds another state in.
-    pub fn merge(&self, state: &mut TableState, part: TableState) -> Result<()> {
+    pub(super) fn merge(&self, state: &mut TableState, part: TableState) -> Result<()> {
         state.revision += part.revision;
         for ((aggregate, held), more) in self.aggregates.iter().zip(&mut state.states).zip(part.states) {
             evaluated(aggregate.merge(held, more))?;
@@ -109,7 +109,7 @@ impl TableSpec {
     }
 
     /// The result row; `None` when `having` keeps it back.
-    pub fn result(&self, place: Place<'_>, state: &TableState, last: bool) -> Result<Option<Row>> {
+    pub(super) fn result(&self, place: Place<'_>, state: &TableState, last: bool) -> Result<Option<Row>> {
         let mut row = Row::with_capacity(self.key_types.len() + self.select.len() + 4);
         super::codec::read_key(&self.key_types, place.key, &mut row).ok_or_else(|| {
             StreamsError::fatal(format!("store {} holds a key of another shape", self.store))
@@ -139,7 +139,7 @@ impl TableSpec {
     }
 
     /// The row that a join finds under a key.
-    pub fn looked_up(
+    pub(super) fn looked_up(
         &self,
         key: Option<&AnyValue>,
         held: Option<ValueAndTimestamp>,
@@ -152,7 +152,7 @@ impl TableSpec {
     }
 
     /// Sends the running result after a change of the state; `before` is the state that it had.
-    pub fn send_update(
+    pub(super) fn send_update(
         &self,
         context: NodeContext<'_>,
         place: Place<'_>,
@@ -176,7 +176,7 @@ impl TableSpec {
     }
 
     /// Sends the last result of a window.
-    pub fn send_final(
+    pub(super) fn send_final(
         &self,
         context: NodeContext<'_>,
         place: Place<'_>,
@@ -190,7 +190,7 @@ impl TableSpec {
     }
 
     /// Sends the last results of what the clock has passed in a window store, and forgets what nobody may ask for any more.
-    pub fn close(
+    pub(super) fn close(
         &self,
         context: NodeContext<'_>,
         windows: &Windows,
@@ -228,14 +228,14 @@ impl TableSpec {
     }
 
     /// Whether the window that begins there takes nothing any more.
-    pub fn is_late(&self, start: Timestamp, clock: Timestamp) -> bool {
+    pub(super) fn is_late(&self, start: Timestamp, clock: Timestamp) -> bool {
         let Some(windows) = &self.windows else { return false };
         windows.end_of(start).saturating_add(self.grace_ms) <= clock
     }
 }
 
 /// Sends a change of a row.
-pub fn send(
+pub(super) fn send(
     context: NodeContext<'_>,
     key: &[u8],
     (new, old): (Option<Row>, Option<Row>),
@@ -248,7 +248,7 @@ pub fn send(
 
 /// The clocks of a table in one task, committed and rewound with its state.
 #[derive(Clone, Copy)]
-pub struct Clocks {
+pub(super) struct Clocks {
     /// Newest time seen here; the clock where watermarks are off.
     pub seen: ClockId,
     /// Windows that begin (sessions: end) before this have left as final.
@@ -259,7 +259,7 @@ pub struct Clocks {
 
 impl Clocks {
     /// Registers them.
-    pub fn register(context: NodeContext<'_>) -> Self {
+    pub(super) fn register(context: NodeContext<'_>) -> Self {
         Clocks {
             seen: context.register_clock("seen", -1),
             closed: context.register_clock("closed", i64::MIN),
@@ -268,7 +268,7 @@ impl Clocks {
     }
 
     /// Notes a record's time; returns the clock by which it is judged.
-    pub fn observe(&self, context: NodeContext<'_>, time: Timestamp) -> Timestamp {
+    pub(super) fn observe(&self, context: NodeContext<'_>, time: Timestamp) -> Timestamp {
         let seen = context.clock(self.seen).max(time);
         context.set_clock(self.seen, seen);
         context.watermark().unwrap_or(seen)
@@ -276,14 +276,14 @@ impl Clocks {
 }
 
 /// See the module's documentation.
-pub struct TableProcessor {
+pub(super) struct TableProcessor {
     spec: Arc<TableSpec>,
     ready: Option<(StoreId, Clocks)>,
 }
 
 impl TableProcessor {
     /// Runs a table in one task.
-    pub fn new(spec: Arc<TableSpec>) -> Self {
+    pub(super) fn new(spec: Arc<TableSpec>) -> Self {
         Self { spec, ready: None }
     }
 

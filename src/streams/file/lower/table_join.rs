@@ -27,13 +27,13 @@ use crate::streams::{
 };
 
 /// A key between nodes of a file: its bytes.
-pub type Key = Vec<u8>;
+pub(super) type Key = Vec<u8>;
 
-pub fn key_serde() -> AnySerde {
+pub(super) fn key_serde() -> AnySerde {
     AnySerde::new::<Key>(BytesSerde)
 }
 
-pub fn row_serde(columns: &[Column]) -> AnySerde {
+pub(super) fn row_serde(columns: &[Column]) -> AnySerde {
     AnySerde::new::<Row>(RowSerde::new(columns.iter().cloned()))
 }
 

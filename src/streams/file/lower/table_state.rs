@@ -22,11 +22,11 @@ use crate::streams::{
 };
 
 /// The states of a table's aggregates, in their order.
-pub type States = SmallVec<[AggregateState; 2]>;
+pub(super) type States = SmallVec<[AggregateState; 2]>;
 
 /// The state under one key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TableState {
+pub(super) struct TableState {
     /// Records folded in.
     pub revision: i64,
     /// One state per aggregate; a few stand inline, which spares an allocation per key.
@@ -43,7 +43,7 @@ struct SavedState<'a> {
 
 /// Writes and reads table states.
 #[derive(Clone)]
-pub struct TableStateSerde {
+pub(super) struct TableStateSerde {
     aggregates: Arc<[Aggregate]>,
     /// Names for the columns of the state file.
     names: Arc<[String]>,
@@ -51,7 +51,7 @@ pub struct TableStateSerde {
 
 impl TableStateSerde {
     /// A serde for these aggregates, named for people.
-    pub fn new(aggregates: Arc<[Aggregate]>, names: Arc<[String]>) -> Self {
+    pub(super) fn new(aggregates: Arc<[Aggregate]>, names: Arc<[String]>) -> Self {
         Self { aggregates, names }
     }
 
@@ -158,7 +158,7 @@ impl ColumnSerde for TableStateSerde {
 
 /// Part of a table's result, folded before the repartition: of one key, window and commit.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PartialState {
+pub(super) struct PartialState {
     /// Start of the window; 0 without windows.
     pub start: Timestamp,
     /// Latest record in it.
@@ -168,7 +168,7 @@ pub struct PartialState {
 }
 
 /// Writes and reads partial states.
-pub struct PartialSerde(pub TableStateSerde);
+pub(super) struct PartialSerde(pub TableStateSerde);
 
 impl Serde<PartialState> for PartialSerde {
     fn serialize(&self, partial: &PartialState, out: &mut Vec<u8>) -> Result<(), ProcessingError> {

@@ -7,7 +7,7 @@ use crate::streams::file::{
 };
 
 /// `[join.…]`
-pub fn read(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read(section: &Section<'_>) -> Option<Body> {
     let left = section.required_text("left", "write `left = \"…\"`: the node on the left side");
     let right = section.required_text("right", "write `right = \"…\"`: the node on the right side");
     let (on_left, on_right) = read_on(section)?;

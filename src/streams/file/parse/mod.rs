@@ -19,7 +19,7 @@ use super::{
 
 /// A topology file as it is written.
 #[derive(Clone, Debug)]
-pub struct File {
+pub(crate) struct File {
     /// Application id.
     pub app: Text,
     /// Consumer group, where it is not the application id.
@@ -32,7 +32,7 @@ pub struct File {
 
 /// A named node.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its name: unique in the file; names the state, the changelog, the metric label.
     pub name: Text,
     /// What it does.
@@ -42,11 +42,11 @@ pub struct Node {
 }
 
 /// A condition, projection and the like are texts until the plan reads them.
-pub type Columns = Vec<(Text, Text)>;
+pub(crate) type Columns = Vec<(Text, Text)>;
 
 /// What a node does.
 #[derive(Clone, Debug)]
-pub enum Body {
+pub(crate) enum Body {
     /// Reads a topic, as a stream or as a table.
     Source(Source),
     /// Drops repeats.
@@ -114,7 +114,7 @@ pub enum Body {
 
 /// What a topic is read as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     /// Records, each for itself.
     Stream,
     /// The newest row of each key.
@@ -125,7 +125,7 @@ pub enum Role {
 
 /// How the values of a topic are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     /// A JSON object.
     #[default]
     Json,
@@ -135,7 +135,7 @@ pub enum Format {
 
 /// A source.
 #[derive(Clone, Debug)]
-pub struct Source {
+pub(crate) struct Source {
     /// Stream, table or global table.
     pub role: Role,
     /// Topic.
@@ -158,7 +158,7 @@ pub struct Source {
 
 /// What happens to bad records.
 #[derive(Clone, Debug)]
-pub enum Bad {
+pub(crate) enum Bad {
     /// To `<topic>-dlq`, or the topic named.
     DeadLetter(Option<Text>),
     /// Counted and dropped.
@@ -169,7 +169,7 @@ pub enum Bad {
 
 /// An aggregation.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub(crate) struct Table {
     /// Input.
     pub from: Text,
     /// Condition on records.
@@ -192,7 +192,7 @@ pub struct Table {
 
 /// A window.
 #[derive(Clone, Debug)]
-pub struct Window {
+pub(crate) struct Window {
     /// Its kind and length.
     pub shape: WindowShape,
     /// How long after its end records still count, ms.
@@ -203,7 +203,7 @@ pub struct Window {
 
 /// Kinds of windows, with their lengths in ms.
 #[derive(Clone, Debug)]
-pub enum WindowShape {
+pub(crate) enum WindowShape {
     /// One after the other.
     Tumbling(Spanned<i64>),
     /// Overlapping: length, and from one start to the next.
@@ -216,7 +216,7 @@ pub enum WindowShape {
 
 /// When a table's results leave.
 #[derive(Clone, Debug, Default)]
-pub struct Emit {
+pub(crate) struct Emit {
     /// Only when the window closes.
     pub on_close: bool,
     /// A last result marked `final` when the window closes.
@@ -227,7 +227,7 @@ pub struct Emit {
 
 /// Which rows without a partner a join keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JoinKind {
+pub(crate) enum JoinKind {
     /// None.
     Inner,
     /// Of the left side.
@@ -238,7 +238,7 @@ pub enum JoinKind {
 
 /// A join.
 #[derive(Clone, Debug)]
-pub struct Join {
+pub(crate) struct Join {
     /// Left input.
     pub left: Text,
     /// Right input.
@@ -265,7 +265,7 @@ pub struct Join {
 
 /// How far apart partners of two streams may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Within {
+pub(crate) struct Within {
     /// How much older the right record may be, ms.
     pub before: i64,
     /// How much younger the right record may be, ms.
@@ -276,7 +276,7 @@ pub struct Within {
 
 /// Where a node's records are written.
 #[derive(Clone, Debug)]
-pub struct To {
+pub(crate) struct To {
     /// Topic.
     pub topic: Text,
     /// Expression of the key; `None` writes no key.
@@ -288,7 +288,7 @@ pub struct To {
 }
 
 /// Parses. What can be read is returned beside the mistakes, so that the plan can look for more; `None` when that makes no sense.
-pub fn parse(file_name: &str, text: &str) -> (Option<File>, Diagnostics) {
+pub(crate) fn parse(file_name: &str, text: &str) -> (Option<File>, Diagnostics) {
     let diagnostics = RefCell::new(Diagnostics::new(file_name, text));
     let document = match Document::parse(text) {
         Ok(document) => document,

@@ -7,7 +7,7 @@ use crate::streams::file::{
 };
 
 /// `[dedupe.…]`
-pub fn read_dedupe(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read_dedupe(section: &Section<'_>) -> Option<Body> {
     let from = section.required_text("from", FROM);
     let by = section.required_text("by", "write `by = \"column\"`: the id that repeats have in common");
     let within = section.duration("within");
@@ -24,14 +24,14 @@ pub fn read_dedupe(section: &Section<'_>) -> Option<Body> {
 }
 
 /// `[stream.…]`
-pub fn read_stream(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read_stream(section: &Section<'_>) -> Option<Body> {
     let from = section.required_text("from", FROM);
     let (filter, select) = (section.text("where"), section.map("select"));
     Some(Body::Stream { from: from?, filter, select })
 }
 
 /// `[merge.…]`
-pub fn read_merge(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read_merge(section: &Section<'_>) -> Option<Body> {
     let from = section.texts("from");
     match &from {
         None if !section.has("from") => section.missing("from", "write `from = [\"a\", \"b\"]`"),
@@ -46,7 +46,7 @@ pub fn read_merge(section: &Section<'_>) -> Option<Body> {
 }
 
 /// `[split.…]`
-pub fn read_split(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read_split(section: &Section<'_>) -> Option<Body> {
     let from = section.required_text("from", FROM);
     let into = section.map("into");
     if into.as_ref().is_none_or(Vec::is_empty) && (into.is_some() || !section.has("into")) {
@@ -60,7 +60,7 @@ pub fn read_split(section: &Section<'_>) -> Option<Body> {
 }
 
 /// `[repartition.…]`
-pub fn read_repartition(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read_repartition(section: &Section<'_>) -> Option<Body> {
     let from = section.required_text("from", FROM);
     let by = section.texts("by");
     if by.as_ref().is_none_or(Vec::is_empty) {
@@ -70,7 +70,7 @@ pub fn read_repartition(section: &Section<'_>) -> Option<Body> {
 }
 
 /// `[processor.…]`
-pub fn read_processor(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read_processor(section: &Section<'_>) -> Option<Body> {
     let from = section.required_text("from", FROM);
     let uses =
         section.required_text("uses", "write `uses = \"name\"`: the name the processor is registered under");
@@ -80,7 +80,7 @@ pub fn read_processor(section: &Section<'_>) -> Option<Body> {
 }
 
 /// `to = { … }`
-pub fn read_to(section: &Section<'_>) -> Option<To> {
+pub(super) fn read_to(section: &Section<'_>) -> Option<To> {
     let inner = section.section("to")?;
     let topic = inner.required_text("topic", "write `to = { topic = \"…\", key = \"…\" }`");
     if let Some(topic) = &topic {

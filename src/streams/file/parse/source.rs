@@ -7,17 +7,17 @@ use crate::streams::file::{
 };
 
 /// `[source.…]`
-pub fn read(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read(section: &Section<'_>) -> Option<Body> {
     read_as(section, Role::Stream)
 }
 
 /// `[global.…]`
-pub fn read_global(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read_global(section: &Section<'_>) -> Option<Body> {
     read_as(section, Role::Global)
 }
 
 /// A section that reads a topic as this.
-pub fn read_as(section: &Section<'_>, role: Role) -> Option<Body> {
+pub(super) fn read_as(section: &Section<'_>, role: Role) -> Option<Body> {
     let topic = section.required_text("topic", "write `topic = \"…\"`: the topic it reads");
     if let Some(topic) = &topic {
         check_topic_name(section, topic, "a topic");

@@ -8,7 +8,7 @@ use crate::streams::file::{
 };
 
 /// `[table.…]`
-pub fn read(section: &Section<'_>) -> Option<Body> {
+pub(super) fn read(section: &Section<'_>) -> Option<Body> {
     if section.has("topic") && !section.has("from") {
         return source::read_as(section, Role::Table);
     }

@@ -20,13 +20,13 @@ use crate::streams::{
 };
 
 /// The fingerprint of a part of a plan: eight hexadecimal digits.
-pub fn fingerprint(part: &Value) -> String {
+pub(crate) fn fingerprint(part: &Value) -> String {
     format!("{:08x}", crc32fast::hash(part.to_string().as_bytes()))
 }
 
 impl Plan {
     /// The canonical form.
-    pub fn to_json(&self) -> Value {
+    pub(crate) fn to_json(&self) -> Value {
         let nodes: Vec<Value> = self.nodes.iter().map(|node| self.node(node)).collect();
         let mut internal: Vec<String> = self.nodes.iter().flat_map(|node| self.repartitions(node)).collect();
         internal.extend(self.nodes.iter().flat_map(|node| {
@@ -263,7 +263,7 @@ impl Plan {
 }
 
 /// Names of a node's stores.
-pub fn stores(node: &PlanNode) -> Vec<String> {
+pub(crate) fn stores(node: &PlanNode) -> Vec<String> {
     match &node.operator {
         Operator::Dedupe { state_version, .. } => vec![state_name(&node.name, *state_version)],
         Operator::Source(SourcePlan { role: Role::Table, state_version, .. }) => {
@@ -283,7 +283,7 @@ pub fn stores(node: &PlanNode) -> Vec<String> {
 }
 
 /// The name of a node's state: the node's name, and its version from the second on.
-pub fn state_name(name: &str, version: i64) -> String {
+pub(crate) fn state_name(name: &str, version: i64) -> String {
     if version > 1 { format!("{name}-v{version}") } else { name.to_owned() }
 }
 

@@ -96,7 +96,7 @@ impl fmt::Display for Change {
 }
 
 /// Compares two plans in canonical form.
-pub fn diff(before: &Value, after: &Value) -> Vec<Change> {
+pub(crate) fn diff(before: &Value, after: &Value) -> Vec<Change> {
     let mut found = Found { before, after, changes: Vec::new() };
     found.application();
     let (old, new) = (nodes(before), nodes(after));

@@ -6,7 +6,7 @@
 
 mod bind;
 mod canonical;
-pub mod diff;
+pub(crate) mod diff;
 mod part;
 mod prune;
 
@@ -19,11 +19,11 @@ use super::{
     value::Column,
     window::Windows,
 };
-pub use canonical::{fingerprint, state_name, stores};
+pub(crate) use canonical::state_name;
 
 /// A planned application.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Application id.
     pub app: String,
     /// Consumer group.
@@ -36,7 +36,7 @@ pub struct Plan {
 
 /// A node of the plan.
 #[derive(Debug)]
-pub struct PlanNode {
+pub(crate) struct PlanNode {
     /// Name.
     pub name: String,
     /// Positions of the inputs in [`Plan::nodes`].
@@ -53,7 +53,7 @@ pub struct PlanNode {
 
 /// What a node does.
 #[derive(Debug)]
-pub enum Operator {
+pub(crate) enum Operator {
     /// Reads a topic.
     Source(SourcePlan),
     /// Filters and projects.
@@ -110,7 +110,7 @@ pub enum Operator {
 
 /// A topic and how it is read.
 #[derive(Debug)]
-pub struct SourcePlan {
+pub(crate) struct SourcePlan {
     /// Stream, table or global table.
     pub role: parse::Role,
     /// Topic.
@@ -131,7 +131,7 @@ pub struct SourcePlan {
 
 /// What happens to bad records of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BadPolicy {
+pub(crate) enum BadPolicy {
     /// To this topic.
     DeadLetter(String),
     /// Counted and dropped.
@@ -142,7 +142,7 @@ pub enum BadPolicy {
 
 /// An aggregation.
 #[derive(Debug)]
-pub struct TablePlan {
+pub(crate) struct TablePlan {
     /// Columns carried to the aggregation (slots of the input row); the expressions below count in these. `None`: no repartition,
     /// the input row itself.
     pub carried: Option<Vec<usize>>,
@@ -174,7 +174,7 @@ pub struct TablePlan {
 
 /// A stream-stream join.
 #[derive(Debug)]
-pub struct JoinPlan {
+pub(crate) struct JoinPlan {
     /// For each side the columns that are kept, and carried through its repartition.
     pub carried: [Vec<usize>; 2],
     /// Whether a side has the key already, and needs no repartition.
@@ -199,7 +199,7 @@ pub struct JoinPlan {
 
 /// A join of a stream with a table.
 #[derive(Debug)]
-pub struct LookupPlan {
+pub(crate) struct LookupPlan {
     /// Columns of the stream carried through a repartition; `None`: the stream is keyed already, or the table is everywhere.
     pub carried: Option<Vec<usize>>,
     /// Slots of the table's key, over the carried row.
@@ -216,7 +216,7 @@ pub struct LookupPlan {
 
 /// A join of two tables.
 #[derive(Debug)]
-pub struct TableJoinPlan {
+pub(crate) struct TableJoinPlan {
     /// Slots of the right table's key in the left row; `None`: both have the same key.
     pub foreign: Option<Vec<usize>>,
     /// Which rows without partner are kept.
@@ -231,7 +231,7 @@ pub struct TableJoinPlan {
 
 /// A sink.
 #[derive(Debug)]
-pub struct SinkPlan {
+pub(crate) struct SinkPlan {
     /// Topic.
     pub topic: String,
     /// How values are written.
@@ -243,7 +243,7 @@ pub struct SinkPlan {
 }
 
 /// Reads, checks and plans a file. `processors` are the registered names.
-pub fn plan(file_name: &str, text: &str, processors: &BTreeSet<String>) -> Result<Plan, Diagnostics> {
+pub(crate) fn plan(file_name: &str, text: &str, processors: &BTreeSet<String>) -> Result<Plan, Diagnostics> {
     let (file, mistakes) = parse::parse(file_name, text);
     let Some(file) = file else {
         mistakes.into_result()?;
@@ -257,7 +257,7 @@ pub fn plan(file_name: &str, text: &str, processors: &BTreeSet<String>) -> Resul
 
 impl PlanNode {
     /// Whether the node is a table that joins can look a key up in, where the file reads it.
-    pub fn is_table(&self) -> bool {
+    pub(crate) fn is_table(&self) -> bool {
         self.keyed_by.is_some()
             && match &self.operator {
                 Operator::Source(source) => source.role == parse::Role::Table,
@@ -268,7 +268,7 @@ impl PlanNode {
     }
 
     /// Whether rows of the node may be taken back: a deletion, a condition that no longer holds, a session that grew.
-    pub fn takes_back(&self) -> bool {
+    pub(crate) fn takes_back(&self) -> bool {
         match &self.operator {
             Operator::Source(source) => source.role == parse::Role::Table,
             Operator::Table(table) => {
@@ -281,14 +281,14 @@ impl PlanNode {
     }
 
     /// Whether every instance has all of it.
-    pub fn is_global(&self) -> bool {
+    pub(crate) fn is_global(&self) -> bool {
         matches!(&self.operator, Operator::Source(SourcePlan { role: parse::Role::Global, .. }))
     }
 }
 
 impl Plan {
     /// The topics outside of the application that are read.
-    pub fn source_topics(&self) -> Vec<&str> {
+    pub(crate) fn source_topics(&self) -> Vec<&str> {
         self.nodes
             .iter()
             .filter_map(|node| match &node.operator {
@@ -299,7 +299,7 @@ impl Plan {
     }
 
     /// The topics that are written: results and dead letters, each once.
-    pub fn sink_topics(&self) -> Vec<&str> {
+    pub(crate) fn sink_topics(&self) -> Vec<&str> {
         let mut topics: Vec<&str> = Vec::new();
         for node in &self.nodes {
             let dead_letters = match &node.operator {

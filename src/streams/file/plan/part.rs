@@ -6,7 +6,7 @@ use super::{Operator, Plan, PlanNode};
 
 impl Plan {
     /// These nodes and what they read, as another application without sinks.
-    pub fn only(self, wanted: &BTreeSet<String>, application: &str) -> Plan {
+    pub(crate) fn only(self, wanted: &BTreeSet<String>, application: &str) -> Plan {
         let mut keep = vec![false; self.nodes.len()];
         // Readers come after their inputs, so one walk backwards is enough.
         for (position, node) in self.nodes.iter().enumerate().rev() {

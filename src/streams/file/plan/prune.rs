@@ -9,10 +9,10 @@ use super::{JoinPlan, LookupPlan, Operator, Plan, PlanNode, SourcePlan, TableJoi
 use crate::streams::file::expression::{Side, Typed};
 
 /// Columns to keep, by node.
-pub type Needed = BTreeMap<String, BTreeSet<String>>;
+pub(super) type Needed = BTreeMap<String, BTreeSet<String>>;
 
 /// Finds them.
-pub fn needed(plan: &Plan) -> Needed {
+pub(super) fn needed(plan: &Plan) -> Needed {
     let mut slots: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); plan.nodes.len()];
     // Readers come after their inputs, so one walk backwards sees every reader first.
     for (position, node) in plan.nodes.iter().enumerate().rev() {

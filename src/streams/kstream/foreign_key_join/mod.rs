@@ -150,6 +150,27 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// As [`join_on`](Self::join_on), with options; the functions may fail, and the joiner sees the key.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, StreamsBuilder, TableJoined}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (people, towns) = (builder.table::<String, String>("people"), builder.table::<String, String>("towns"));
+    /// people.join_on_with(
+    ///     &towns,
+    ///     |_, town| Ok(town.cloned()),
+    ///     |person, _, name| Ok(person.zip(name).map(|(person, name)| format!("{person} of {name}"))),
+    ///     TableJoined::named("home"),
+    ///     Materialized::named("homes"),
+    /// );
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let people = driver.input_topic::<String, String>("people");
+    /// # let towns = driver.input_topic::<String, String>("towns");
+    /// towns.pipe_input(Some("UL".into()), Some("Ulm".into()), 0)?;
+    /// people.pipe_input(Some("ann".into()), Some("UL".into()), 1)?;
+    /// let ann = driver.key_value_store("homes", |homes| homes.get(&"ann".to_owned()))?;
+    /// assert_eq!(ann.as_deref(), Some(&"ann of Ulm".to_owned()));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn join_on_with<KO: Data, VO: Data, VR: Data>(
         &self,
         other: &KTable<KO, VO>,
@@ -163,6 +184,25 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// Joins each row with the row of another table whose key `select` finds in it, or with none.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::StreamsBuilder, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (people, towns) = (builder.table::<String, String>("people"), builder.table::<String, String>("towns"));
+    /// let homes = people.left_join_on(&towns, |_, town| town.cloned(), |_, name| Some(name.cloned().unwrap_or("?".into())));
+    /// homes.to_stream().to("out");
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let people = driver.input_topic::<String, String>("people");
+    /// # let towns = driver.input_topic::<String, String>("towns");
+    /// # let output = driver.output_topic::<String, String>("out");
+    /// people.pipe_input(Some("ann".into()), Some("UL".into()), 0)?;
+    /// towns.pipe_input(Some("UL".into()), Some("Ulm".into()), 1)?;
+    /// assert_eq!(
+    ///     output.read_key_values()?,
+    ///     [(Some("ann".into()), Some("?".into())), (Some("ann".into()), Some("Ulm".into()))]
+    /// );
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn left_join_on<KO: Data, VO: Data, VR: Data>(
         &self,
         other: &KTable<KO, VO>,
@@ -179,6 +219,22 @@ impl<K: Data, V: Data> KTable<K, V> {
     }
 
     /// As [`left_join_on`](Self::left_join_on), with options; the functions may fail, and the joiner sees the key.
+    ///
+    /// ```
+    /// # use sluice::streams::{kstream::{Materialized, StreamsBuilder, TableJoined}, test_utils::TopologyTestDriver};
+    /// let builder = StreamsBuilder::new();
+    /// let (people, towns) = (builder.table::<String, String>("people"), builder.table::<String, String>("towns"));
+    /// let joined = (TableJoined::named("home"), Materialized::named("homes"));
+    /// let name = |_: Option<&String>, _: Option<&String>, name: Option<&String>| Ok(name.cloned().or(Some("?".into())));
+    /// people.left_join_on_with(&towns, |_, town| Ok(town.cloned()), name, joined.0, joined.1);
+    /// # let driver = TopologyTestDriver::new(builder.build("app")?)?;
+    /// # let people = driver.input_topic::<String, String>("people");
+    /// # let towns = driver.input_topic::<String, String>("towns");
+    /// people.pipe_input(Some("ann".into()), Some("UL".into()), 0)?;
+    /// let ann = driver.key_value_store("homes", |homes| homes.get(&"ann".to_owned()))?;
+    /// assert_eq!(ann.as_deref(), Some(&"?".to_owned()));
+    /// # Ok::<(), sluice::streams::error::StreamsError>(())
+    /// ```
     pub fn left_join_on_with<KO: Data, VO: Data, VR: Data>(
         &self,
         other: &KTable<KO, VO>,

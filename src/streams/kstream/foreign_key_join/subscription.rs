@@ -41,7 +41,7 @@ impl Instruction {
     ];
 
     /// Whether the foreign side forgets the row.
-    pub fn deletes(self) -> bool {
+    pub(super) fn deletes(self) -> bool {
         matches!(self, Instruction::DeleteKeyNoPropagate | Instruction::DeleteKeyAndPropagate)
     }
 }
@@ -100,7 +100,7 @@ pub(super) struct SubscriptionSerde {
 
 impl SubscriptionSerde {
     /// A serde, given that of the primary key.
-    pub fn of(primary_key: AnySerde) -> AnySerde {
+    pub(super) fn of(primary_key: AnySerde) -> AnySerde {
         AnySerde::new::<Subscription>(Self { primary_key })
     }
 }
@@ -135,7 +135,7 @@ pub(super) struct ResponseSerde {
 
 impl ResponseSerde {
     /// A serde, given that of the foreign values.
-    pub fn of(foreign_value: AnySerde) -> AnySerde {
+    pub(super) fn of(foreign_value: AnySerde) -> AnySerde {
         AnySerde::new::<Response>(Self { foreign_value })
     }
 }

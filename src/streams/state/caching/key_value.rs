@@ -4,11 +4,12 @@ use std::ops::Bound;
 
 use super::{Cache, Dirty, flush};
 use crate::streams::{
-    error::{ProcessingError, Result},
+    error::Result,
     record::{ByteKey, ConsumerRecord, RecordContext, Timestamp},
     state::{
         CacheFlush, CacheOptions, ChangelogRecord, KeyValueStore, Order, StateStore, StoreSnapshot, Unsaved,
-        ValueAndTimestamp, key_value::prefix_range,
+        ValueAndTimestamp,
+        key_value::{count_up, prefix_range},
     },
 };
 
@@ -113,9 +114,8 @@ impl KeyValueStore for CachingKeyValue {
     }
 
     fn prefix_scan(&mut self, prefix: &[u8]) -> Result<Vec<(ByteKey, ValueAndTimestamp)>> {
-        if self.cache.keeps_clean() && prefix.is_empty() {
-            // Kafka's cache looks for the end of the range by counting the prefix up.
-            return Err(ProcessingError::new("IndexOutOfBoundsException", "the prefix is empty").into());
+        if self.cache.keeps_clean() {
+            count_up(prefix)?;
         }
         let below = self.inner.prefix_scan(prefix)?;
         Ok(self.cache.overlay(prefix_range(prefix), |_| true, below))

@@ -29,7 +29,9 @@ fn filled(folder: &TempDir, rows: usize) -> SavedOffsets {
     let (db, _) = open(folder).unwrap();
     let builder =
         StoreBuilder::new("clicks", StoreKind::KeyValue { timestamped: true }, String::serde(), i64::serde());
-    let mut store = builder.build(&StoreEnvironment { cache: None, db: Some(db.clone()) }).unwrap();
+    let mut store = builder
+        .build(&StoreEnvironment { cache: None, db: Some(db.clone()), ..StoreEnvironment::default() })
+        .unwrap();
     let Store::KeyValue(kv) = &mut store else { panic!("a key-value store was asked for") };
     for row in 0..rows {
         let value = ValueAndTimestamp { value: Arc::new(row as i64), timestamp: row as i64 };
@@ -53,7 +55,9 @@ fn offsets_and_rows_come_back_after_a_clean_close() {
     assert_eq!(saved, offsets);
     let builder =
         StoreBuilder::new("clicks", StoreKind::KeyValue { timestamped: true }, String::serde(), i64::serde());
-    let mut store = builder.build(&StoreEnvironment { cache: None, db: Some(db) }).unwrap();
+    let mut store = builder
+        .build(&StoreEnvironment { cache: None, db: Some(db), ..StoreEnvironment::default() })
+        .unwrap();
     let Store::KeyValue(kv) = &mut store else { panic!("a key-value store was asked for") };
     let row = kv.get(b"user-2999").unwrap().unwrap();
     assert_eq!((row.value.downcast_ref(), row.timestamp), (Some(&2999i64), 2999));
@@ -159,7 +163,7 @@ fn a_store_that_changed_is_dropped_and_the_others_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     filled(&folder, 3);
     let (db, _) = open(&folder).unwrap();
-    let environment = StoreEnvironment { cache: None, db: Some(db.clone()) };
+    let environment = StoreEnvironment { cache: None, db: Some(db.clone()), ..StoreEnvironment::default() };
     let kind = StoreKind::KeyValue { timestamped: true };
     let other = StoreBuilder::new("other", kind.clone(), String::serde(), i64::serde());
     let mut store = other.build(&environment).unwrap();
@@ -173,7 +177,7 @@ fn a_store_that_changed_is_dropped_and_the_others_are_kept() {
 
     let (db, saved) = open(&folder).unwrap();
     assert_eq!(saved.changelog["clicks"], 9);
-    let environment = StoreEnvironment { cache: None, db: Some(db.clone()) };
+    let environment = StoreEnvironment { cache: None, db: Some(db.clone()), ..StoreEnvironment::default() };
     let session = StoreKind::Session { retention: Duration::from_secs(1), time_ordered: false };
     let changed = StoreBuilder::new("clicks", session, String::serde(), i64::serde());
     let store = changed.build(&environment).unwrap();
@@ -190,7 +194,9 @@ fn expired_segments_leave_the_file() {
     let (db, _) = open(&folder).unwrap();
     let kind = StoreKind::Session { retention: Duration::from_secs(60), time_ordered: false };
     let builder = StoreBuilder::new("sessions", kind, String::serde(), String::serde());
-    let mut store = builder.build(&StoreEnvironment { cache: None, db: Some(db.clone()) }).unwrap();
+    let mut store = builder
+        .build(&StoreEnvironment { cache: None, db: Some(db.clone()), ..StoreEnvironment::default() })
+        .unwrap();
     for (minute, left) in [(0, 1), (1, 2), (2, 2), (10, 1)] {
         let Store::Session(sessions) = &mut store else { panic!("a session store was asked for") };
         let end = minute * 60_000 + 1;
@@ -266,7 +272,7 @@ fn windows_with_natural_columns_can_be_queried_and_read_back() {
     };
     let builder =
         StoreBuilder::new("stats_minute", kind, String::serde(), AnySerde::new::<Stats>(StatsSerde));
-    let environment = StoreEnvironment { cache: None, db: Some(db.clone()) };
+    let environment = StoreEnvironment { cache: None, db: Some(db.clone()), ..StoreEnvironment::default() };
     let mut store = builder.build(&environment).unwrap();
     let Store::Window(windows) = &mut store else { panic!("a window store was asked for") };
     let stats = Stats { issued: 5, last: Some("mia".to_owned()) };
@@ -287,7 +293,9 @@ fn windows_with_natural_columns_can_be_queried_and_read_back() {
     drop(file);
 
     let (db, _) = open(&folder).unwrap();
-    let mut store = builder.build(&StoreEnvironment { cache: None, db: Some(db) }).unwrap();
+    let mut store = builder
+        .build(&StoreEnvironment { cache: None, db: Some(db), ..StoreEnvironment::default() })
+        .unwrap();
     let Store::Window(windows) = &mut store else { panic!("a window store was asked for") };
     assert_eq!(windows.observed_stream_time(), 60_000);
     let found = windows.fetch(b"SUMMER", 60_000).unwrap().unwrap();

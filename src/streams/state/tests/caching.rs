@@ -7,7 +7,9 @@ use super::*;
 fn cached(kind: StoreKind, options: CacheOptions) -> Store {
     let mut builder = StoreBuilder::new("clicks", kind, String::serde(), String::serde());
     builder.caching = true;
-    builder.build(&StoreEnvironment { cache: Some(options), db: None }).unwrap()
+    builder
+        .build(&StoreEnvironment { cache: Some(options), db: None, ..StoreEnvironment::default() })
+        .unwrap()
 }
 
 const KAFKA: CacheOptions = CacheOptions { max_bytes: 1 << 20, keep_clean: true };

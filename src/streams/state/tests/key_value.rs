@@ -114,6 +114,49 @@ fn run(stack: Stack, steps: &[Step]) {
     assert_eq!(found, model.into_iter().collect::<Vec<_>>(), "all rows at the end");
 }
 
+/// `Bytes.increment` has nothing to count up to there: Kafka's stores in memory and its caches fail, its persistent ones list.
+#[test]
+fn a_prefix_that_no_other_follows_fails_where_kafkas_stores_fail() {
+    let scan = |backend, caching, semantics, prefix: &[u8]| -> Result<usize, String> {
+        let kind = StoreKind::KeyValue { timestamped: true };
+        let mut builder = StoreBuilder::new("rows", kind, String::serde(), String::serde());
+        (builder.backend, builder.caching) = (backend, caching);
+        let cache = Some(CacheOptions::new(1 << 20, semantics));
+        let Store::KeyValue(mut store) =
+            builder.build(&StoreEnvironment { cache, db: None, semantics }).unwrap()
+        else {
+            panic!("a key-value store was asked for")
+        };
+        for key in [&b"a"[..], &[0xff, 0xff, 1]] {
+            store.put(ByteKey::new(key), Some(stamped("x", 1)), &at(1)).unwrap();
+        }
+        store.prefix_scan(prefix).map(|rows| rows.len()).map_err(|error| error.to_string())
+    };
+    for (prefix, found) in [(&[][..], 2), (&[0xff, 0xff][..], 1), (&b"a"[..], 1)] {
+        let endless = prefix != b"a";
+        for (backend, caching, fails) in [
+            (Backend::Persistent, false, false),
+            (Backend::Persistent, true, endless),
+            (Backend::InMemory, false, endless),
+            (Backend::Lru(9), false, endless),
+        ] {
+            assert_eq!(
+                scan(backend, caching, Semantics::Sluice, prefix),
+                Ok(found),
+                "{backend:?} {prefix:?}"
+            );
+            let kafkas = scan(backend, caching, Semantics::Kafka43, prefix);
+            match fails {
+                true => assert!(
+                    kafkas.as_ref().is_err_and(|error| error.starts_with("IndexOutOfBoundsException")),
+                    "{backend:?} caching {caching} {prefix:?}: {kafkas:?}"
+                ),
+                false => assert_eq!(kafkas, Ok(found), "{backend:?} caching {caching} {prefix:?}"),
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(config())]
     #[test]

@@ -7,6 +7,7 @@
 mod buffer;
 mod caching;
 mod key_value;
+mod replay;
 mod session;
 mod versioned;
 mod window;
@@ -18,13 +19,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::streams::{
+    config::Semantics,
     record::{AnyValue, ByteKey, RecordContext},
     serdes::HasSerde,
 };
 
 /// How a store is layered.
 #[derive(Clone, Copy, Debug)]
-pub struct Stack {
+pub(super) struct Stack {
     backend: Backend,
     logging: bool,
     caching: bool,
@@ -36,7 +38,7 @@ const PLAIN: Stack = Stack { backend: Backend::Persistent, logging: false, cachi
 const LOGGED: Stack = Stack { logging: true, ..PLAIN };
 
 /// Every stack that must behave alike. Only those with a changelog can crash.
-pub const STACKS: &[Stack] = &[
+pub(super) const STACKS: &[Stack] = &[
     PLAIN,
     LOGGED,
     Stack { caching: true, ..LOGGED },
@@ -46,29 +48,29 @@ pub const STACKS: &[Stack] = &[
 ];
 
 /// Few cases, many steps: most of the time goes to opening files.
-pub fn config() -> Config {
+pub(super) fn config() -> Config {
     Config { cases: 48, failure_persistence: None, ..Config::default() }
 }
 
-pub fn text(value: &str) -> AnyValue {
+pub(super) fn text(value: &str) -> AnyValue {
     Arc::new(value.to_owned())
 }
 
-pub fn plain(value: &AnyValue) -> String {
+pub(super) fn plain(value: &AnyValue) -> String {
     value.downcast_ref::<String>().expect("tests store text").clone()
 }
 
-pub fn at(timestamp: Timestamp) -> RecordContext {
+pub(super) fn at(timestamp: Timestamp) -> RecordContext {
     RecordContext { topic: Some("in".into()), partition: 0, offset: 7, timestamp, headers: Headers::EMPTY }
 }
 
 /// A value with its timestamp.
-pub fn stamped(value: &str, timestamp: Timestamp) -> ValueAndTimestamp {
+pub(super) fn stamped(value: &str, timestamp: Timestamp) -> ValueAndTimestamp {
     ValueAndTimestamp { value: text(value), timestamp }
 }
 
 /// One store, driven as a task drives it.
-pub struct Rig {
+pub(super) struct Rig {
     pub store: Store,
     builder: StoreBuilder,
     stack: Stack,
@@ -82,7 +84,7 @@ pub struct Rig {
 }
 
 impl Rig {
-    pub fn new(stack: Stack, kind: StoreKind) -> Self {
+    pub(super) fn new(stack: Stack, kind: StoreKind) -> Self {
         let mut builder = StoreBuilder::new("clicks", kind, String::serde(), String::serde());
         builder.backend = stack.backend;
         builder.logging = stack.logging;
@@ -93,12 +95,12 @@ impl Rig {
         Self { store, builder, stack, folder, db, log: Vec::new(), now: 0, saves: 0 }
     }
 
-    pub fn can_crash(&self) -> bool {
+    pub(super) fn can_crash(&self) -> bool {
         self.stack.logging
     }
 
     /// Flushes, sends the changelog, commits; `save` lets so much time pass that a save is due.
-    pub fn commit(&mut self, save: bool) -> Vec<CacheFlush> {
+    pub(super) fn commit(&mut self, save: bool) -> Vec<CacheFlush> {
         let store = self.store.as_state_store();
         let flushed = store.flush_cache().unwrap();
         let mut changes = Vec::new();
@@ -128,14 +130,14 @@ impl Rig {
     }
 
     /// Waits until a running save is durable.
-    pub fn finish_save(&mut self) {
+    pub(super) fn finish_save(&mut self) {
         if let Some(db) = &self.db {
             db.finish_save(&mut [self.store.as_state_store()]).unwrap();
         }
     }
 
     /// The process dies without warning and starts again: what was not committed is gone, the rest must be as before.
-    pub fn crash(&mut self, chunk: usize) {
+    pub(super) fn crash(&mut self, chunk: usize) {
         let saved = match self.db.take() {
             Some(db) => {
                 // A save that runs may or may not reach the disk; the copy below is one of the two.
@@ -158,7 +160,7 @@ impl Rig {
     }
 
     /// The open transaction is aborted.
-    pub fn abort(&mut self, chunk: usize) {
+    pub(super) fn abort(&mut self, chunk: usize) {
         self.store.as_state_store().discard_uncommitted().unwrap();
         let saved = self.db.as_ref().map(TaskDb::saved).unwrap_or_default();
         self.replay(&saved, chunk);
@@ -188,11 +190,12 @@ fn build(builder: &StoreBuilder, stack: Stack, folder: &TempDir) -> (Store, Opti
     let environment = StoreEnvironment {
         cache: Some(CacheOptions { max_bytes: 1 << 20, keep_clean: false }),
         db: db.clone(),
+        semantics: Semantics::Sluice,
     };
     (builder.build(&environment).unwrap(), db, saved)
 }
 
-pub fn db_options(folder: &std::path::Path, budget_bytes: u64) -> TaskDbOptions {
+pub(super) fn db_options(folder: &std::path::Path, budget_bytes: u64) -> TaskDbOptions {
     TaskDbOptions {
         path: folder.join("0_0.db"),
         task: "0_0".to_owned(),

@@ -28,7 +28,7 @@ const MS_PER_DAY: i64 = 86_400_000;
 const IDLE_CLOSE_DEFAULT_MS: i64 = 30_000;
 
 /// Binds the file, adding to the mistakes already known; with `needed`, only those columns of sources and projections.
-pub fn bind(
+pub(super) fn bind(
     text: &str,
     file: &File,
     processors: &BTreeSet<String>,
