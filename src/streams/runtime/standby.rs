@@ -24,6 +24,8 @@ use crate::streams::{
 const LOOK_MS: i64 = 200;
 /// How often it is asked how far copies are behind.
 const MEASURE_MS: i64 = 2_000;
+/// Copies of a thread that is never idle are fed after this time all the same.
+const STARVED_MS: i64 = 100;
 
 /// The tasks that the threads of this process run, and which of its threads keeps the copies of the others.
 #[derive(Clone, Default)]
@@ -90,6 +92,7 @@ pub(super) struct Standbys {
     assigned: bool,
     looked_at: Option<Timestamp>,
     measured_at: Option<Timestamp>,
+    stepped_at: Option<Timestamp>,
 }
 
 impl Standbys {
@@ -108,6 +111,7 @@ impl Standbys {
             assigned: true,
             looked_at: None,
             measured_at: None,
+            stepped_at: None,
         }
     }
 
@@ -162,11 +166,17 @@ impl Standbys {
         self.look()
     }
 
+    /// Whether the copies have not been fed for so long that they must be, whatever else there is to do.
+    pub fn is_starved(&self, now: Timestamp) -> bool {
+        self.stepped_at.is_none_or(|at| now < at || now - at >= STARVED_MS)
+    }
+
     /// One bounded step: one poll is applied. Records replayed.
     pub(super) fn step(&mut self, now: Timestamp) -> Result<usize> {
         if self.copies.is_empty() {
             return Ok(0);
         }
+        self.stepped_at = Some(now);
         match self.replay(now) {
             Err(StreamsError::OffsetOutOfRange { partition, reason }) => {
                 // What a copy would need is gone: it begins anew.

@@ -206,8 +206,10 @@ impl StreamThread {
         if self.tasks.is_assigned() {
             self.standbys.look_around(now)?;
             self.report_standbys(now)?;
-            // Copies are kept warm when there is nothing better to do.
-            worked = worked || self.standbys.step(now)? > 0;
+            // Copies are kept warm when there is nothing better to do, and now and then where there always is.
+            if !worked || self.standbys.is_starved(now) {
+                worked |= self.standbys.step(now)? > 0;
+            }
         }
         self.report_hold();
         Ok(worked)
