@@ -11,24 +11,14 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::told::{Asked, Told};
-
-/// One definite answer to one user.
+/// One answer to one request.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub user: i64,
     pub status: u16,
     /// `errorCode` of a refusal.
     pub code: Option<String>,
-    /// From the first request to it.
     pub latency: Duration,
-    /// Everything the user was told, the definite answer last.
-    pub told: Vec<Told>,
-}
-
-/// Everything that everybody was told.
-pub fn all_told(answers: &[Answer]) -> Vec<Told> {
-    answers.iter().flat_map(|answer| answer.told.iter().cloned()).collect()
 }
 
 /// Users `1..=users` all want the campaign's coupon at once; every twentieth asks twice. Requests alternate between the
@@ -71,9 +61,7 @@ pub async fn rush(
 pub async fn issue(http: &reqwest::Client, url: &str, coupon: i64, user: i64) -> Answer {
     let start = Instant::now();
     let deadline = start + Duration::from_secs(60);
-    let mut told = Vec::new();
     loop {
-        let asked = Asked::now(coupon, user);
         let request =
             http.post(format!("{url}/api/coupon/{coupon}/issue-redis")).json(&json!({ "userId": user }));
         let outcome = request.send().await;
@@ -81,13 +69,12 @@ pub async fn issue(http: &reqwest::Client, url: &str, coupon: i64, user: i64) ->
             Ok(response) => (response.status().as_u16(), response.json::<Value>().await.unwrap_or_default()),
             Err(error) => (0, json!({ "errorCode": error.to_string() })),
         };
-        let code = body["errorCode"].as_str().map(String::from);
-        told.push(asked.told(status, code.clone()));
         if matches!(status, 0 | 429 | 503) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         }
-        return Answer { user, status, code, latency: start.elapsed(), told };
+        let code = body["errorCode"].as_str().map(String::from);
+        return Answer { user, status, code, latency: start.elapsed() };
     }
 }
 

@@ -102,11 +102,6 @@ impl World {
         of_it.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
     }
 
-    /// Answers that were given to somebody else's requests.
-    pub fn heard(&self, answers: impl IntoIterator<Item = Told>) {
-        self.answers.lock().unwrap().extend(answers);
-    }
-
     /// One request, written down.
     pub async fn issue(&self, url: &str, coupon: i64, user: i64) -> Told {
         let asked = Asked::now(coupon, user);
