@@ -12,7 +12,10 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{error::ProcessingError, record::AnyValue};
+use super::{
+    error::ProcessingError,
+    record::{AnyValue, Timestamp},
+};
 
 /// Turns values of one type into bytes and back. A failure is a bad record, not a broken engine: the
 /// deserialization or production handler decides.
@@ -31,6 +34,22 @@ pub trait Serde<T>: Send + Sync + 'static {
     /// How many bytes at the end of a key take no part in choosing its partition (the window of a windowed key).
     fn partitioning_suffix(&self) -> usize {
         0
+    }
+
+    /// Whether the bytes of a value in a changelog tell its time, so that the record need not.
+    fn carries_time(&self) -> bool {
+        false
+    }
+
+    /// As [`serialize`](Self::serialize), for a changelog: with the value's time, where [`carries_time`](Self::carries_time) says so.
+    fn serialize_timed(&self, value: &T, time: Timestamp, out: &mut Vec<u8>) -> Result<(), ProcessingError> {
+        let _ = time;
+        self.serialize(value, out)
+    }
+
+    /// A value of a changelog, and its time where the bytes tell it.
+    fn deserialize_timed(&self, bytes: &[u8]) -> Result<(T, Option<Timestamp>), ProcessingError> {
+        Ok((self.deserialize(bytes)?, None))
     }
 }
 
@@ -71,22 +90,33 @@ trait Erased: Send + Sync {
     fn deserialize(&self, bytes: &[u8]) -> Result<AnyValue, ProcessingError>;
     fn columns(&self) -> Option<Arc<dyn ColumnSerde>>;
     fn partitioning_suffix(&self) -> usize;
+    fn carries_time(&self) -> bool;
+    fn serialize_timed(
+        &self,
+        value: &AnyValue,
+        time: Timestamp,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProcessingError>;
+    fn deserialize_timed(&self, bytes: &[u8]) -> Result<(AnyValue, Option<Timestamp>), ProcessingError>;
     fn type_name(&self) -> &'static str;
     fn value_type(&self) -> TypeId;
 }
 
 struct Typed<T, S>(S, PhantomData<fn() -> T>);
 
+fn typed<T: Send + Sync + 'static>(value: &(dyn Any + Send + Sync)) -> Result<&T, ProcessingError> {
+    // Java throws ClassCastException here: a serde named for another type than the stream carries.
+    value.downcast_ref::<T>().ok_or_else(|| {
+        ProcessingError::new(
+            "ClassCastException",
+            format!("the serde for {} was given a value of another type", type_name::<T>()),
+        )
+    })
+}
+
 impl<T: Send + Sync + 'static, S: Serde<T>> Erased for Typed<T, S> {
     fn serialize(&self, value: &(dyn Any + Send + Sync), out: &mut Vec<u8>) -> Result<(), ProcessingError> {
-        match value.downcast_ref::<T>() {
-            Some(value) => self.0.serialize(value, out),
-            // Java throws ClassCastException here: a serde named for another type than the stream carries.
-            None => Err(ProcessingError::new(
-                "ClassCastException",
-                format!("the serde for {} was given a value of another type", type_name::<T>()),
-            )),
-        }
+        self.0.serialize(typed(value)?, out)
     }
 
     fn deserialize(&self, bytes: &[u8]) -> Result<AnyValue, ProcessingError> {
@@ -99,6 +129,23 @@ impl<T: Send + Sync + 'static, S: Serde<T>> Erased for Typed<T, S> {
 
     fn partitioning_suffix(&self) -> usize {
         self.0.partitioning_suffix()
+    }
+
+    fn carries_time(&self) -> bool {
+        self.0.carries_time()
+    }
+
+    fn serialize_timed(
+        &self,
+        value: &AnyValue,
+        time: Timestamp,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProcessingError> {
+        self.0.serialize_timed(typed(&**value)?, time, out)
+    }
+
+    fn deserialize_timed(&self, bytes: &[u8]) -> Result<(AnyValue, Option<Timestamp>), ProcessingError> {
+        self.0.deserialize_timed(bytes).map(|(value, time)| (Arc::new(value) as AnyValue, time))
     }
 
     fn type_name(&self) -> &'static str {
@@ -159,6 +206,26 @@ impl AnySerde {
     /// See [`Serde::partitioning_suffix`].
     pub fn partitioning_suffix(&self) -> usize {
         self.0.partitioning_suffix()
+    }
+
+    /// See [`Serde::carries_time`].
+    pub fn carries_time(&self) -> bool {
+        self.0.carries_time()
+    }
+
+    /// See [`Serde::serialize_timed`].
+    pub fn serialize_timed(
+        &self,
+        value: &AnyValue,
+        time: Timestamp,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ProcessingError> {
+        self.0.serialize_timed(value, time, out)
+    }
+
+    /// See [`Serde::deserialize_timed`].
+    pub fn deserialize_timed(&self, bytes: &[u8]) -> Result<(AnyValue, Option<Timestamp>), ProcessingError> {
+        self.0.deserialize_timed(bytes)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Deduplication, a repartition with partial aggregates, final results of windows, and totals: the shape of the shipped statistics.
+//! Deduplication, a repartition with partial aggregates, final results of windows, and totals: the shape of the shipped statistics. Beside
+//! them what is folded before a commit without a repartition, and what is made of its running results.
 
 use std::collections::BTreeMap;
 
@@ -39,14 +40,36 @@ from     = "once"
 group_by = ["coupon"]
 select   = { n = "count(*)", total = "coalesce(sum(amount), 0)" }
 to       = { topic = "totals", key = "coupon" }
+
+[table.users]
+from     = "once"
+group_by = ["user"]
+window   = { tumbling = "2s", grace = "1s" }
+emit     = { on = "update", final = true, idle_close = "2s" }
+select   = { n = "count(*)", total = "coalesce(sum(amount), 0)" }
+to       = { topic = "users", key = "user || '@' || window_start" }
+
+[stream.running]
+from   = "users"
+where  = "not final"
+select = { kind = "user % 3", n = "n" }
+
+[table.peaks]
+from     = "running"
+group_by = ["kind"]
+window   = { tumbling = "2s", grace = "1s" }
+emit     = { on = "close", idle_close = "2s" }
+select   = { n = "max(n)" }
+to       = { topic = "peaks", key = "kind || '@' || window_start" }
 "#;
 
 const WINDOW_MS: i64 = 2_000;
 
-/// Counts and sums: by (coupon, window), by coupon.
+/// Counts and sums: by (coupon, window), by (user, window), by coupon.
 #[derive(Default)]
 pub struct Statistics {
     windows: BTreeMap<(i64, i64), (i64, i64)>,
+    users: BTreeMap<(i64, i64), (i64, i64)>,
     totals: BTreeMap<i64, (i64, i64)>,
     written: Vec<Event>,
 }
@@ -61,11 +84,11 @@ impl Scenario for Statistics {
     }
 
     fn topics(&self) -> &'static [&'static str] {
-        &["events", "events-dlq", "windows", "totals"]
+        &["events", "events-dlq", "windows", "totals", "users", "peaks"]
     }
 
     fn outputs(&self) -> &'static [&'static str] {
-        &["events-dlq", "windows", "totals"]
+        &["events-dlq", "windows", "totals", "users", "peaks"]
     }
 
     fn happen(&mut self, random: &mut Random, time: i64) -> Vec<Event> {
@@ -82,6 +105,7 @@ impl Scenario for Statistics {
         };
         for sums in [
             self.windows.entry((coupon, time - time.rem_euclid(WINDOW_MS))).or_default(),
+            self.users.entry((user, time - time.rem_euclid(WINDOW_MS))).or_default(),
             self.totals.entry(coupon).or_default(),
         ] {
             sums.0 += 1;
@@ -117,7 +141,43 @@ impl Scenario for Statistics {
             }
             totals.insert(coupon, (n, integer(&row, "total")));
         }
-        same("totals", &totals, &self.totals)
+        same("totals", &totals, &self.totals)?;
+        self.check_users(outputs)
+    }
+}
+
+impl Statistics {
+    /// The counts of a window only grow, and after its final result comes none.
+    fn check_users(&self, outputs: &Outputs) -> Result<(), String> {
+        let mut users: BTreeMap<(i64, i64), (i64, i64)> = BTreeMap::new();
+        let mut finals: BTreeMap<(i64, i64), (i64, i64)> = BTreeMap::new();
+        for row in outputs["users"].iter().map(json) {
+            let window = (integer(&row, "user"), parse_time(&row["windowStart"]).expect("a window's start"));
+            let sums = (integer(&row, "n"), integer(&row, "total"));
+            if finals.contains_key(&window) {
+                return Err(format!("window {window:?} of users goes on after its final result"));
+            }
+            if row["final"] == true {
+                finals.insert(window, sums);
+            } else if users.insert(window, sums).is_some_and(|known| known.0 >= sums.0) {
+                return Err(format!("window {window:?} of users went back to {sums:?}"));
+            }
+        }
+        same("running windows of users", &users, &self.users)?;
+        same("final windows of users", &finals, &self.users)?;
+        let mut expected: BTreeMap<(i64, i64), i64> = BTreeMap::new();
+        for ((user, start), (n, _)) in &self.users {
+            let peak = expected.entry((user % 3, *start)).or_default();
+            *peak = (*peak).max(*n);
+        }
+        let mut peaks: BTreeMap<(i64, i64), i64> = BTreeMap::new();
+        for row in outputs["peaks"].iter().map(json) {
+            let window = (integer(&row, "kind"), parse_time(&row["windowStart"]).expect("a window's start"));
+            if peaks.insert(window, integer(&row, "n")).is_some() {
+                return Err(format!("window {window:?} of peaks is final twice"));
+            }
+        }
+        same("peaks", &peaks, &expected)
     }
 }
 

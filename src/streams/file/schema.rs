@@ -316,7 +316,7 @@ struct Window {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Emit {
-    /// At every update, or when the window closes.
+    /// With updates, with every record, or when the window closes.
     on: Option<EmitOn>,
     /// A last result marked `final` when the window closes.
     r#final: Option<bool>,
@@ -328,8 +328,10 @@ struct Emit {
 #[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum EmitOn {
-    /// At every update.
+    /// What changed, with each commit at the latest.
     Update,
+    /// With every record.
+    Record,
     /// When the window closes.
     Close,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{NodeId, PunctuationType};
 use crate::streams::{
     config::{Semantics, StreamsConfig},
-    error::Result,
+    error::{ProcessingError, Result, StreamsError},
     record::{AnyRecord, RecordContext, Timestamp},
     state::{
         CacheFlush, ChangeBuffer, KeyValueStore, SessionStore, Store, StoreBuilder, VersionedStore,
@@ -127,6 +127,9 @@ pub trait TaskContext {
     fn request_commit(&self);
     /// Counts a dropped record.
     fn drop_record(&self, node: NodeId, reason: DropReason);
+    /// Gives a failure on one of several records to the handlers, as if the node had returned it for that record; `Ok` goes on with the
+    /// others. The record context tells which one it is.
+    fn failed(&self, node: NodeId, error: ProcessingError) -> Result<()>;
     /// The task's id as text, `0_1`.
     fn task_id(&self) -> Arc<str>;
     /// A node's name.
@@ -173,7 +176,7 @@ impl<'a> NodeContext<'a> {
     /// Finds a store; a topology without it was refused earlier, so absence is a bug of the operator.
     pub fn store(&self, name: &str) -> Result<StoreId> {
         self.task.store_id(self.node, name).ok_or_else(|| {
-            crate::streams::error::StreamsError::Topology(format!(
+            StreamsError::Topology(format!(
                 "processor {} has no access to store {name}: connect it where the processor is added",
                 self.task.node_name(self.node)
             ))
@@ -190,7 +193,7 @@ impl<'a> NodeContext<'a> {
             }
             Ok(())
         })?;
-        result.ok_or_else(|| crate::streams::error::StreamsError::fatal("store call did not run"))
+        result.ok_or_else(|| StreamsError::fatal("store call did not run"))
     }
 
     /// Runs `f` on a key-value store.
@@ -326,8 +329,16 @@ impl<'a> NodeContext<'a> {
     pub fn drop_record(&self, reason: DropReason) {
         self.task.drop_record(self.node, reason);
     }
+
+    /// Goes on after a failure that concerns one of several records only, if the handlers say so. Other errors pass.
+    pub fn handled(&self, result: Result<()>) -> Result<()> {
+        match result {
+            Err(StreamsError::Processing(error)) => self.task.failed(self.node, error),
+            other => other,
+        }
+    }
 }
 
 fn wrong_kind(kind: &str) -> crate::streams::error::StreamsError {
-    crate::streams::error::StreamsError::Topology(format!("the store is not a {kind} store"))
+    StreamsError::Topology(format!("the store is not a {kind} store"))
 }

@@ -27,6 +27,8 @@ pub(super) struct NodeWatermarks {
     flushed: Vec<Cell<Timestamp>>,
     /// Something was let go that a pass has not passed on.
     changed: Cell<bool>,
+    /// A pass is under way: what a node lets go now is passed on by it.
+    passing: Cell<bool>,
     /// By node, for sources with feeders: what those had reached when the pass began. Their records are read by now.
     fed: Vec<Cell<Timestamp>>,
 }
@@ -59,6 +61,7 @@ impl NodeWatermarks {
             held: cells(Timestamp::MAX),
             flushed: cells(Timestamp::MAX),
             changed: Cell::new(false),
+            passing: Cell::new(false),
             fed: cells(-1),
         }
     }
@@ -70,7 +73,11 @@ impl NodeWatermarks {
 
     /// A node may still send records as old as `until`, and none older.
     pub(super) fn hold(&self, node: NodeId, until: Timestamp) {
+        let passed = self.passed(node);
         self.held[node].set(until);
+        if !self.passing.get() && self.passed(node) > passed {
+            self.changed.set(true);
+        }
     }
 
     /// The records a node sends come out of a cache.
@@ -103,11 +110,22 @@ impl NodeWatermarks {
     /// Begins a pass over all nodes, in the order they were added: parents come first.
     pub(super) fn begin(&self) {
         self.changed.set(false);
+        self.passing.set(true);
         for (feeders, fed) in self.feeders.iter().zip(&self.fed) {
             if !feeders.is_empty() {
                 fed.set(self.least(feeders));
             }
         }
+    }
+
+    /// Ends the pass.
+    pub fn end(&self) {
+        self.passing.set(false);
+    }
+
+    /// Whether something was let go since the last pass.
+    pub fn is_released(&self) -> bool {
+        self.changed.get()
     }
 
     /// Moves a node to what it may rely on when the inputs vouch for `inputs`; `None` when that is nothing new.

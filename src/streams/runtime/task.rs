@@ -390,6 +390,12 @@ impl StreamTask {
     /// Then vouches downstream for what is now written: the watermark follows the data it covers.
     pub(crate) fn prepare_commit(&mut self) -> Result<()> {
         self.graph.flush_caches()?;
+        // What was waiting held the watermark of those behind it: they learn of it in this commit, not after the next. Each round
+        // reaches at least one node more.
+        while self.graph.is_watermark_released() {
+            self.graph.advance_watermark(self.watermark, self.graph.now())?;
+            self.graph.flush_caches()?;
+        }
         for Downstream { topic, partitions, sinks, vouched } in &mut self.downstream {
             let watermark = sinks.iter().map(|sink| self.graph.watermark_of(*sink)).min().unwrap_or(-1);
             if watermark >= 0 && vouched.is_none_or(|vouched| vouched < watermark) {

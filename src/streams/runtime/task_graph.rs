@@ -269,6 +269,7 @@ impl TaskGraph {
                 self.handle(*id, result)?;
             }
         }
+        watermarks.end();
         // After the operators have read what closes now.
         for id in &self.store_order {
             let users = self.topology.stores[id.0].users.iter();
@@ -282,6 +283,11 @@ impl TaskGraph {
     /// Whether [`advance_watermark`](Self::advance_watermark) has more to tell although the inputs vouch for nothing new.
     pub(crate) fn is_watermark_behind(&self) -> bool {
         self.watermarks.as_ref().is_some_and(NodeWatermarks::is_behind)
+    }
+
+    /// Whether a node has let go of what it held back, so that those behind it may be told more at once.
+    pub fn is_watermark_released(&self) -> bool {
+        self.watermarks.as_ref().is_some_and(NodeWatermarks::is_released)
     }
 
     /// What a node has been told; -1 before the first, and where watermarks are off.
@@ -856,6 +862,10 @@ impl TaskContext for TaskGraph {
 
     fn drop_record(&self, node: NodeId, reason: DropReason) {
         *self.dropped.borrow_mut().entry((node, reason)).or_default() += 1;
+    }
+
+    fn failed(&self, node: NodeId, error: ProcessingError) -> Result<()> {
+        self.handle(node, Err(error.into()))
     }
 
     fn task_id(&self) -> Arc<str> {

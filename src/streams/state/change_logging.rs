@@ -33,7 +33,8 @@ struct Pending {
     key: ByteKey,
     /// Where its value lies; `None` = delete.
     value: Option<Range<usize>>,
-    timestamp: Timestamp,
+    /// `None`: the value tells it.
+    timestamp: Option<Timestamp>,
 }
 
 impl Log {
@@ -48,7 +49,18 @@ impl Log {
         Ok(Some(start..self.values.len()))
     }
 
-    fn append(&mut self, key: ByteKey, value: Option<Range<usize>>, timestamp: Timestamp) {
+    /// As [`serialize`](Self::serialize), with the value's time in the bytes where the serde writes it.
+    fn serialize_timed(&mut self, value: Option<&ValueAndTimestamp>) -> Result<Option<Range<usize>>> {
+        let Some(ValueAndTimestamp { value, timestamp }) = value else { return Ok(None) };
+        let start = self.values.len();
+        if let Err(error) = self.value_serde.serialize_timed(value, *timestamp, &mut self.values) {
+            self.values.truncate(start);
+            return Err(error.into());
+        }
+        Ok(Some(start..self.values.len()))
+    }
+
+    fn append(&mut self, key: ByteKey, value: Option<Range<usize>>, timestamp: Option<Timestamp>) {
         self.pending.push(Pending { key, value, timestamp });
     }
 
@@ -58,7 +70,7 @@ impl Log {
         out.extend(self.pending.drain(..).map(|Pending { key, value, timestamp }| ChangelogRecord {
             key,
             value: value.map(|value| values.slice(value)),
-            timestamp: Some(timestamp),
+            timestamp,
             headers: Headers::EMPTY,
         }));
     }
@@ -82,11 +94,18 @@ impl<S: ?Sized> ChangeLogging<S> {
         Self { log: Log { value_serde, pending: Vec::new(), values: Vec::new() }, timestamped, inner }
     }
 
-    fn timestamp(&self, value: Option<&ValueAndTimestamp>, context: &RecordContext) -> Timestamp {
-        match value {
-            Some(value) if self.timestamped => value.timestamp,
-            _ => context.timestamp,
+    /// The bytes of a value, and the time of the record that logs it: none where the value tells it.
+    fn logged(
+        &mut self,
+        value: Option<&ValueAndTimestamp>,
+        context: &RecordContext,
+    ) -> Result<(Option<Range<usize>>, Option<Timestamp>)> {
+        if self.timestamped && self.log.value_serde.carries_time() {
+            return Ok((self.log.serialize_timed(value)?, None));
         }
+        let bytes = self.log.serialize(value.map(|value| &value.value))?;
+        let own = value.filter(|_| self.timestamped).map(|value| value.timestamp);
+        Ok((bytes, Some(own.unwrap_or(context.timestamp))))
     }
 }
 
@@ -145,11 +164,10 @@ impl KeyValueStore for ChangeLogging<dyn KeyValueStore> {
 
     fn put(&mut self, key: ByteKey, value: Option<ValueAndTimestamp>, context: &RecordContext) -> Result<()> {
         // Serialized first: a value that cannot be logged must not be stored either.
-        let bytes = self.log.serialize(value.as_ref().map(|value| &value.value))?;
-        let timestamp = self.timestamp(value.as_ref(), context);
+        let (bytes, timestamp) = self.logged(value.as_ref(), context)?;
         self.inner.put(key.clone(), value, context)?;
         for evicted in self.inner.take_evicted() {
-            self.log.append(evicted, None, context.timestamp);
+            self.log.append(evicted, None, Some(context.timestamp));
         }
         self.log.append(key, bytes, timestamp);
         Ok(())
@@ -181,8 +199,7 @@ impl WindowStore for ChangeLogging<dyn WindowStore> {
         start: Timestamp,
         context: &RecordContext,
     ) -> Result<()> {
-        let bytes = self.log.serialize(value.as_ref().map(|value| &value.value))?;
-        let timestamp = self.timestamp(value.as_ref(), context);
+        let (bytes, timestamp) = self.logged(value.as_ref(), context)?;
         self.inner.put(key.clone(), value, start, context)?;
         self.log.append(window_key(&key, start, self.inner.last_seq()), bytes, timestamp);
         Ok(())
@@ -244,7 +261,7 @@ impl SessionStore for ChangeLogging<dyn SessionStore> {
         let bytes = self.log.serialize(value.as_ref())?;
         let logged = session_key(&key, start, end);
         self.inner.put(key, start, end, value, context)?;
-        self.log.append(logged, bytes, context.timestamp);
+        self.log.append(logged, bytes, Some(context.timestamp));
         Ok(())
     }
 
@@ -267,7 +284,7 @@ impl VersionedStore for ChangeLogging<dyn VersionedStore> {
     ) -> Result<VersionedPut> {
         let bytes = self.log.serialize(value.as_ref())?;
         let put = self.inner.put(key.clone(), value, timestamp, context)?;
-        self.log.append(key, bytes, timestamp);
+        self.log.append(key, bytes, Some(timestamp));
         Ok(put)
     }
 
@@ -278,7 +295,7 @@ impl VersionedStore for ChangeLogging<dyn VersionedStore> {
         context: &RecordContext,
     ) -> Result<Option<VersionedRecord>> {
         let before = self.inner.delete(key.clone(), timestamp, context)?;
-        self.log.append(key, None, timestamp);
+        self.log.append(key, None, Some(timestamp));
         Ok(before)
     }
 

@@ -45,8 +45,8 @@ struct Durable {
     durable: u32,
     /// Keys changed since the last snapshot, each once.
     changed: Vec<ByteKey>,
-    /// Keys of the snapshot being saved.
-    saving: Vec<ByteKey>,
+    /// Keys that the snapshot being saved deletes.
+    deleting: Vec<ByteKey>,
     /// Rows of the store, approximate.
     rows: u64,
 }
@@ -162,7 +162,7 @@ impl Durable {
             next_save: 1,
             durable: 0,
             changed: Vec::new(),
-            saving: Vec::new(),
+            deleting: Vec::new(),
         })
     }
 }
@@ -180,7 +180,7 @@ impl StateStore for KeyValueTable {
         for record in records {
             let key = ByteKey::new(restored_key(&self.name, record)?);
             let value = restored_value(&self.name, &self.value_serde, record)?;
-            self.set(key, value.map(|value| ValueAndTimestamp { value, timestamp: record.timestamp }));
+            self.set(key, value);
         }
         Ok(())
     }
@@ -208,7 +208,7 @@ impl StateStore for KeyValueTable {
 
     fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
         let Some(durable) = &mut self.durable else { return Ok(None) };
-        durable.saving = std::mem::take(&mut durable.changed);
+        let saving = std::mem::take(&mut durable.changed);
         let taken = durable.next_save;
         durable.next_save += 1;
         let row = |key: &ByteKey, slot: Option<&Slot>| SqlRow {
@@ -219,12 +219,13 @@ impl StateStore for KeyValueTable {
             value: slot.and_then(|slot| slot.value.clone()),
         };
         // When many have changed, one walk over the table is cheaper than a look-up in cold memory for each.
-        let rows = if durable.saving.len() * 8 >= self.rows.len() {
+        let rows: Vec<SqlRow> = if saving.len() * 8 >= self.rows.len() {
             let changed = self.rows.iter().filter(|(_, slot)| slot.save == taken);
             changed.map(|(key, slot)| row(key, Some(slot))).collect()
         } else {
-            durable.saving.iter().map(|key| row(key, self.rows.get(key.as_slice()))).collect()
+            saving.iter().map(|key| row(key, self.rows.get(key.as_slice()))).collect()
         };
+        durable.deleting = rows.iter().filter(|row| row.value.is_none()).map(|row| row.key.clone()).collect();
         let snapshot = TableSnapshot {
             rows,
             replaced: Vec::new(),
@@ -237,7 +238,7 @@ impl StateStore for KeyValueTable {
     fn mark_saved(&mut self) {
         let Some(durable) = &mut self.durable else { return };
         durable.durable = durable.next_save - 1;
-        for key in std::mem::take(&mut durable.saving) {
+        for key in std::mem::take(&mut durable.deleting) {
             // A delete that the file knows needs no row, unless it was written again meanwhile.
             if self
                 .rows

@@ -5,9 +5,10 @@
 
 use smallvec::SmallVec;
 
+use super::ValueAndTimestamp;
 use crate::streams::{
     error::{Result, StreamsError},
-    record::{AnyValue, ByteKey, ConsumerRecord, Timestamp},
+    record::{ByteKey, ConsumerRecord, Timestamp},
     serdes::AnySerde,
 };
 
@@ -49,19 +50,17 @@ pub(super) fn restored_key<'a>(store: &str, record: &'a ConsumerRecord) -> Resul
     record.key.as_deref().ok_or_else(|| malformed(store, record, "its key is null"))
 }
 
-/// The value of a changelog record, decoded.
+/// The value of a changelog record, decoded, with the time that it tells or else the record has.
 pub(super) fn restored_value(
     store: &str,
     serde: &AnySerde,
     record: &ConsumerRecord,
-) -> Result<Option<AnyValue>> {
-    match &record.value {
-        None => Ok(None),
-        Some(bytes) => serde
-            .deserialize(bytes)
-            .map(Some)
-            .map_err(|error| malformed(store, record, &format!("its value cannot be read: {error}"))),
-    }
+) -> Result<Option<ValueAndTimestamp>> {
+    let Some(bytes) = &record.value else { return Ok(None) };
+    let (value, time) = serde
+        .deserialize_timed(bytes)
+        .map_err(|error| malformed(store, record, &format!("its value cannot be read: {error}")))?;
+    Ok(Some(ValueAndTimestamp { value, timestamp: time.unwrap_or(record.timestamp) }))
 }
 
 /// What is said of a changelog record that this store cannot have written.

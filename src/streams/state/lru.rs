@@ -79,7 +79,7 @@ impl StateStore for LruTable {
         for record in records {
             let key = ByteKey::new(restored_key(&self.name, record)?);
             let value = restored_value(&self.name, &self.value_serde, record)?;
-            self.set(key, value.map(|value| ValueAndTimestamp { value, timestamp: record.timestamp }));
+            self.set(key, value);
         }
         self.evicted.clear();
         Ok(())

@@ -86,7 +86,7 @@ impl StateStore for SessionTable {
                 return Err(malformed(&self.name, record, "its key is shorter than a session key"));
             };
             let value = restored_value(&self.name, &self.value_serde, record)?;
-            self.set(ByteKey::new(key), start, end, value);
+            self.set(ByteKey::new(key), start, end, value.map(|value| value.value));
         }
         // They were counted when they were first refused.
         self.dropped = dropped;

@@ -277,7 +277,7 @@ impl StateStore for VersionedTable {
         for record in records {
             let key = ByteKey::new(restored_key(&self.name, record)?);
             let value = restored_value(&self.name, &self.value_serde, record)?;
-            self.set(key, value, record.timestamp)?;
+            self.set(key, value.map(|value| value.value), record.timestamp)?;
         }
         // They were counted when they were first refused.
         self.dropped = dropped;

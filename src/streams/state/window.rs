@@ -74,7 +74,6 @@ impl StateStore for WindowTable {
                 return Err(malformed(&self.name, record, "its key is shorter than a window key"));
             };
             let value = restored_value(&self.name, &self.value_serde, record)?;
-            let value = value.map(|value| ValueAndTimestamp { value, timestamp: record.timestamp });
             if self.duplicates {
                 self.seq = self.seq.max(seq);
                 if value.is_none() {

@@ -99,8 +99,9 @@ impl KafkaConsumer {
             ("fetch.wait.max.ms", "20"),
             ("fetch.queue.backoff.ms", "5"),
             ("fetch.error.backoff.ms", "100"),
-            // Little is fetched ahead, so that a message is still in the processor's cache when it is read.
-            ("queued.min.messages", "5000"),
+            // Little is fetched ahead, so that a message is still in the processor's cache when it is read. Whoever is not in a group
+            // reads a log from one end to the other: there it is better never to wait for a fetch.
+            ("queued.min.messages", if config.group_id.is_some() { "5000" } else { "100000" }),
             ("queued.max.messages.kbytes", "32768"),
             ("enable.metrics.push", "false"),
             ("isolation.level", if config.read_committed { "read_committed" } else { "read_uncommitted" }),

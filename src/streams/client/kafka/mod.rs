@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `consumer` | classic group protocol with range assignment; rebalances are handed out, not acted upon |
 //! | `producer` | idempotent or transactional; flush and commit without polling steps |
+//! | `batch` | records handed over many at once |
 //! | `admin` | topics, configurations, offsets of groups |
 //! | `native` | the handle, its configuration, lists and strings |
 //! | `error` | librdkafka's errors as what the receiver does |
@@ -12,6 +13,7 @@
 //! `commit_transaction` by 100 ms, cost an event per message, and act on rebalances by themselves.
 
 mod admin;
+mod batch;
 mod consumer;
 mod error;
 mod native;

@@ -1,4 +1,5 @@
-//! The Kafka [`Producer`]: one librdkafka producer, records handed over by `produceva` with cached topic handles.
+//! The Kafka [`Producer`]: one librdkafka producer, records handed over by `produceva` with cached topic handles, or many at once where they
+//! have neither time nor headers ([`batch`](super::batch)).
 //!
 //! * Delivery reports come for failures only; they wait on the event queue and are read by [`KafkaProducer::serve`].
 //!   A report that is not read counts as outstanding, so every wait below serves between short waits.
@@ -9,7 +10,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::CString,
+    ffi::{CString, c_int},
     ptr::{self, NonNull},
     sync::Arc,
     time::{Duration, Instant},
@@ -18,7 +19,9 @@ use std::{
 use rdkafka::bindings::{self as rd, rd_kafka_resp_err_t as Code, rd_kafka_vtype_t as Field};
 
 use super::{
-    KafkaConfig, error,
+    KafkaConfig,
+    batch::{BATCH_RECORDS, Batch, Taken},
+    error,
     native::{Conf, Handle, PartitionList, Queue, REQUEST_TIMEOUT, c_string, millis, text},
 };
 use crate::streams::{
@@ -45,6 +48,8 @@ struct Topic {
 /// See the module. Fields are dropped in order: what refers to the client before it.
 pub(super) struct KafkaProducer {
     topics: HashMap<Arc<str>, Topic, foldhash::fast::RandomState>,
+    /// Records that are handed over many at once, by partition.
+    batches: Vec<Batch>,
     events: Queue,
     client: Handle,
     config: ProducerConfig,
@@ -99,6 +104,7 @@ impl KafkaProducer {
         let events = Queue::of(unsafe { rd::rd_kafka_queue_get_main(client.as_ptr()) });
         Ok(Self {
             topics: HashMap::default(),
+            batches: Vec::new(),
             events,
             client,
             config,
@@ -272,6 +278,72 @@ impl KafkaProducer {
         Ok((handle, number))
     }
 
+    /// The batch of a partition, where one was begun.
+    fn batch(&self, topic: *mut rd::rd_kafka_topic_t, partition: i32) -> Option<usize> {
+        self.batches.iter().position(|batch| batch.topic == topic && batch.partition == partition)
+    }
+
+    /// Hands a batch over, all of it.
+    fn hand_over(&mut self, index: usize) -> Result<()> {
+        let mut until = None;
+        while self.batches[index].len() > 0 {
+            let batch = &mut self.batches[index];
+            let (topic, partition) = (batch.topic, batch.partition);
+            // SAFETY: the messages and what they point to live through the call, which copies them.
+            let taken = batch.hand_over(|messages| unsafe {
+                let count = c_int::try_from(messages.len()).unwrap_or(c_int::MAX);
+                rd::rd_kafka_produce_batch(
+                    topic,
+                    partition,
+                    rd::RD_KAFKA_MSG_F_COPY,
+                    messages.as_mut_ptr(),
+                    count,
+                );
+            });
+            self.serve(Duration::ZERO);
+            // SAFETY: a valid topic handle.
+            let place = || format!("{}-{partition}", unsafe { text(rd::rd_kafka_topic_name(topic)) });
+            match taken {
+                Taken::All => {}
+                Taken::Some => {
+                    self.wait_for_room(
+                        *until.get_or_insert_with(|| Instant::now() + QUEUE_FULL_WAIT),
+                        place,
+                    )?;
+                }
+                Taken::Refused(code) => {
+                    self.client.fatal_error().map_or(Ok(()), |_| self.take_failure())?;
+                    let what = format!("send to {}", place());
+                    return Err(match (code, &self.config.transactional_id) {
+                        // The transaction cannot go on, which its next call would say, too.
+                        (Code::RD_KAFKA_RESP_ERR__STATE, Some(_)) => StreamsError::AbortTransaction(format!(
+                            "kafka: {what}: {}",
+                            error::describe(code)
+                        )),
+                        _ => error::of_code(&what, code),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over_all(&mut self) -> Result<()> {
+        (0..self.batches.len()).try_for_each(|index| self.hand_over(index))
+    }
+
+    /// Waits a moment for librdkafka's queue to empty.
+    fn wait_for_room(&mut self, until: Instant, place: impl Fn() -> String) -> Result<()> {
+        if Instant::now() >= until {
+            return Err(StreamsError::Retriable(format!(
+                "kafka: send to {}: the queue is full and the cluster took nothing for {QUEUE_FULL_WAIT:?}",
+                place()
+            )));
+        }
+        self.serve(Duration::from_millis(1));
+        Ok(())
+    }
+
     fn what(&self, call: &str) -> String {
         format!("{call} of producer {:?}", self.config.transactional_id.as_deref().unwrap_or(""))
     }
@@ -325,6 +397,18 @@ impl Producer for KafkaProducer {
 
     fn send(&mut self, record: ProducerRecord) -> Result<()> {
         let (topic, partition) = self.partition_of(&record)?;
+        let batch = self.batch(topic, partition);
+        if record.timestamp.is_none() && record.headers.is_empty() {
+            let index = batch.unwrap_or_else(|| {
+                self.batches.push(Batch::new(topic, partition));
+                self.batches.len() - 1
+            });
+            self.batches[index].push(record.key, record.value);
+            return if self.batches[index].len() >= BATCH_RECORDS { self.hand_over(index) } else { Ok(()) };
+        }
+        if let Some(earlier) = batch {
+            self.hand_over(earlier)?;
+        }
         let headers = native_headers(&record.headers);
         type Value = rd::rd_kafka_vu_s__bindgen_ty_1;
         let end = field(Field::RD_KAFKA_VTYPE_END, Value { i: 0 });
@@ -378,13 +462,9 @@ impl Producer for KafkaProducer {
             // SAFETY: ours.
             unsafe { rd::rd_kafka_error_destroy(error) };
             let until = *until.get_or_insert_with(|| Instant::now() + QUEUE_FULL_WAIT);
-            if Instant::now() >= until {
-                break Err(StreamsError::Retriable(format!(
-                    "kafka: send to {}-{partition}: the queue is full and the cluster took nothing for {QUEUE_FULL_WAIT:?}",
-                    record.topic
-                )));
+            if let Err(error) = self.wait_for_room(until, || format!("{}-{partition}", record.topic)) {
+                break Err(error);
             }
-            self.serve(Duration::from_millis(1));
         };
         if !headers.is_null() {
             // SAFETY: the record was not taken, so they are still ours.
@@ -395,6 +475,7 @@ impl Producer for KafkaProducer {
     }
 
     fn flush(&mut self) -> Result<()> {
+        self.hand_over_all()?;
         let all = self.drain(REQUEST_TIMEOUT);
         self.take_failure()?;
         match all {
@@ -411,6 +492,7 @@ impl Producer for KafkaProducer {
         offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>,
         group: &GroupMetadata,
     ) -> Result<()> {
+        self.hand_over_all()?;
         let list = PartitionList::of_offsets(offsets)?;
         let group_id = c_string("group", &group.group_id)?;
         let member_id = c_string("member", &group.member_id)?;
@@ -437,6 +519,7 @@ impl Producer for KafkaProducer {
     }
 
     fn commit_transaction(&mut self) -> Result<()> {
+        self.hand_over_all()?;
         if !self.drain(REQUEST_TIMEOUT) {
             return Err(StreamsError::Retriable(format!(
                 "kafka: {} records of the transaction are not acknowledged yet",
@@ -450,6 +533,7 @@ impl Producer for KafkaProducer {
     }
 
     fn abort_transaction(&mut self) -> Result<()> {
+        self.batches.iter_mut().for_each(Batch::clear);
         // An abort that overtakes the registration of its partitions makes the producer unusable (librdkafka issue 4849),
         // so what can still be acknowledged is waited for; the rest is thrown away.
         if !self.drain(Duration::from_secs(2)) {

@@ -207,23 +207,28 @@ impl<'a> Input<'a> {
 /// The key of the values: plain text of one, a JSON list of several; `None` when one is NULL.
 pub(super) fn key_of<'a>(values: impl ExactSizeIterator<Item = &'a Datum>) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(24);
+    write_key(values, &mut out).then_some(out)
+}
+
+/// Appends a key as [`key_of`] makes it; `false` when a value is NULL, and then what was appended is of no use.
+pub fn write_key<'a>(values: impl ExactSizeIterator<Item = &'a Datum>, out: &mut Vec<u8>) -> bool {
     let single = values.len() == 1;
     for (index, value) in values.enumerate() {
         match value {
-            Datum::Null => return None,
+            Datum::Null => return false,
             // All digits: the short form of text would bring different doubles together.
-            Datum::Float(_) if single => write_datum(value, &mut out),
-            value if single => write_plain(value, &mut out),
+            Datum::Float(_) if single => write_datum(value, out),
+            value if single => write_plain(value, out),
             value => {
                 out.push(if index == 0 { b'[' } else { b',' });
-                write_datum(value, &mut out);
+                write_datum(value, out);
             }
         }
     }
     if !single {
         out.push(b']');
     }
-    Some(out)
+    true
 }
 
 /// The values of a key that [`key_of`] made, appended to a row.

@@ -1,10 +1,15 @@
 //! The stream-stream join: two sides with their rows in state, partners within a stretch of event time.
 //!
-//! Each side is a processor; both use three stores: the rows of each side by key, and the times at which rows are due to be forgotten. A row
-//! is due when no partner can come any more: then, if its side is kept, it leaves without one. What must always hold: a row leaves without
-//! partner at most once, and never when it had one; everything due before the clock is gone from the state.
+//! Each side is a processor; both use two stores: the rows of each side by key and time. A row is due when no partner can come any more:
+//! then, if its side is kept, it leaves without one. What must always hold: a row leaves without partner at most once, and never when it
+//! had one; everything due before the clock is gone from the state.
+//!
+//! A row costs one record of the changelog when it comes and one when it goes: that it has met a partner is noted only where its side is
+//! kept.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
 
 use super::{
     codec::{Input, malformed, write, write_bytes},
@@ -18,8 +23,8 @@ use crate::streams::{
     },
     processor::{AnyProcessor, ClockId, DropReason, NodeContext, StoreId},
     record::{AnyRecord, ByteKey, Headers, Timestamp},
-    serdes::{AnySerde, BytesSerde, Serde, VoidSerde},
-    state::{StoreBuilder, StoreKind, ValueAndTimestamp},
+    serdes::{AnySerde, BytesSerde, Serde},
+    state::{StoreBuilder, StoreKind, ValueAndTimestamp, WindowRow},
 };
 
 /// Event time between two looks for rows that are due, ms.
@@ -48,22 +53,25 @@ pub(super) struct JoinSpec {
 }
 
 impl JoinSpec {
-    /// Names of the stores: left rows, right rows, due times.
-    pub(super) fn store_names(&self) -> [String; 3] {
-        ["left", "right", "due"].map(|part| format!("{}-{part}", self.name))
+    /// Names of the stores: left rows, right rows.
+    pub(super) fn store_names(&self) -> [String; 2] {
+        ["left", "right"].map(|part| format!("{}-{part}-rows", self.name))
     }
 
     /// The stores.
-    pub(super) fn stores(&self) -> [StoreBuilder; 3] {
-        let [left, right, due] = self.store_names();
+    pub(super) fn stores(&self) -> [StoreBuilder; 2] {
         let keys = || AnySerde::new::<Vec<u8>>(BytesSerde);
-        let kind = || StoreKind::KeyValue { timestamped: true };
+        // Rows are taken out by the join itself, when they are due by its clock.
+        let kind = StoreKind::Window {
+            retention: super::FOREVER,
+            window_size: Duration::ZERO,
+            duplicates: false,
+            timestamped: true,
+            time_ordered: true,
+        };
         let rows = |side: usize| AnySerde::new::<SideRows>(SideRowsSerde { columns: self.columns[side] });
-        [
-            StoreBuilder::new(left, kind(), keys(), rows(0)),
-            StoreBuilder::new(right, kind(), keys(), rows(1)),
-            StoreBuilder::new(due, kind(), keys(), AnySerde::new::<()>(VoidMark)),
-        ]
+        let [left, right] = self.store_names();
+        [(left, 0), (right, 1)].map(|(name, side)| StoreBuilder::new(name, kind.clone(), keys(), rows(side)))
     }
 
     /// How far before and after a row of the side its partners may be.
@@ -85,7 +93,7 @@ struct SideRow {
     row: Row,
 }
 
-/// The rows of one key on one side, oldest first.
+/// The rows of one key and time on one side, in the order in which they came.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct SideRows(Vec<SideRow>);
 
@@ -102,6 +110,17 @@ impl Serde<SideRows> for SideRowsSerde {
             write_bytes(&row, out);
         }
         Ok(())
+    }
+
+    fn carries_time(&self) -> bool {
+        true
+    }
+
+    fn deserialize_timed(&self, bytes: &[u8]) -> Result<(SideRows, Option<Timestamp>), ProcessingError> {
+        let rows = self.deserialize(bytes)?;
+        // All of them have it; none are never put.
+        let time = rows.0.first().map(|row| row.time);
+        Ok((rows, time))
     }
 
     fn deserialize(&self, bytes: &[u8]) -> Result<SideRows, ProcessingError> {
@@ -127,43 +146,15 @@ impl Serde<SideRows> for SideRowsSerde {
     }
 }
 
-/// A mark that something is due: no content, but not a deletion.
-struct VoidMark;
-
-impl Serde<()> for VoidMark {
-    fn serialize(&self, mark: &(), out: &mut Vec<u8>) -> Result<(), ProcessingError> {
-        VoidSerde.serialize(mark, out)
-    }
-
-    fn deserialize(&self, bytes: &[u8]) -> Result<(), ProcessingError> {
-        VoidSerde.deserialize(bytes)
-    }
-}
-
-/// The key of a due mark: ordered by time, then side, then key.
-fn due_key(due: Timestamp, side: usize, key: &[u8]) -> ByteKey {
-    // Flipping the sign bit orders negative times first.
-    let mut bytes = (due as u64 ^ (1 << 63)).to_be_bytes().to_vec();
-    bytes.push(side as u8);
-    bytes.extend_from_slice(key);
-    ByteKey::from(bytes)
-}
-
-/// Due time, side and key of a mark.
-fn read_due(mark: &[u8]) -> Option<(Timestamp, usize, &[u8])> {
-    let (due, rest) = mark.split_first_chunk::<8>()?;
-    let (side, key) = rest.split_first()?;
-    Some(((u64::from_be_bytes(*due) ^ (1 << 63)) as i64, usize::from(*side).min(1), key))
-}
-
 #[derive(Clone, Copy)]
 struct Ready {
     rows: [StoreId; 2],
-    due: StoreId,
     /// Newest time seen on this side; the clock where watermarks are off.
     seen: ClockId,
     /// Nothing is due before this.
     next_due: ClockId,
+    /// Rows of both sides that were due before this are gone; both sides see it.
+    gone: ClockId,
 }
 
 /// One side of a join.
@@ -214,16 +205,28 @@ impl JoinSide {
         self.emit(context, key, sides, time, headers)
     }
 
-    fn rows(&self, context: NodeContext<'_>, store: StoreId, key: &[u8]) -> Result<Arc<SideRows>> {
-        let held = context.with_key_value(store, |rows| rows.get(key))?;
-        Ok(held.and_then(|held| held.value.downcast::<SideRows>().ok()).unwrap_or_default())
+    fn rows_at(
+        &self,
+        context: NodeContext<'_>,
+        store: StoreId,
+        key: &[u8],
+        time: Timestamp,
+    ) -> Result<Option<Arc<SideRows>>> {
+        let held = context.with_window(store, |rows| rows.fetch(key, time))?;
+        Ok(held.and_then(|held| held.value.downcast::<SideRows>().ok()))
     }
 
-    fn put(&self, context: NodeContext<'_>, store: StoreId, key: &[u8], rows: SideRows) -> Result<()> {
+    fn put(
+        &self,
+        context: NodeContext<'_>,
+        store: StoreId,
+        key: ByteKey,
+        time: Timestamp,
+        rows: Option<SideRows>,
+    ) -> Result<()> {
         let at = context.record_context();
-        let timestamp = rows.0.last().map_or(at.timestamp, |newest| newest.time);
-        let value = (!rows.0.is_empty()).then(|| ValueAndTimestamp { value: Arc::new(rows), timestamp });
-        context.with_key_value(store, |store| store.put(ByteKey::new(key), value, &at))
+        let value = rows.map(|rows| ValueAndTimestamp { value: Arc::new(rows), timestamp: time });
+        context.with_window(store, |store| store.put(key, value, time, &at))
     }
 
     /// Lets go of everything that is due before the clock; both sides.
@@ -236,23 +239,21 @@ impl JoinSide {
         if context.clock(ready.next_due) >= clock {
             return Ok(());
         }
-        let at = context.record_context();
-        let until = due_key(clock, 0, &[]);
-        // The mark of a row due at the clock itself sorts behind `until`: that row is still open.
-        let marks = context.with_key_value(ready.due, |marks| {
-            marks.range(None, Some(&until), crate::streams::state::Order::Forward)
-        })?;
-        for (mark, _) in marks {
-            context.with_key_value(ready.due, |marks| marks.put(mark.clone(), None, &at))?;
-            let Some((due, side, key)) = read_due(&mark) else { continue };
-            let held = self.rows(context, ready.rows[side], key)?;
-            let (gone, kept): (Vec<SideRow>, Vec<SideRow>) =
-                held.0.iter().cloned().partition(|row| self.spec.due(side, row.time) <= due);
-            self.put(context, ready.rows[side], key, SideRows(kept))?;
-            for row in gone.iter().filter(|row| !row.matched && self.spec.kept[side]) {
-                self.emit_alone(context, key, (side, &row.row), row.time, Headers::EMPTY)?;
+        let gone = context.clock(ready.gone);
+        for side in [0, 1] {
+            // The times of rows due at `gone`, and at the clock: a row due at the clock itself is still open.
+            let time_of = |due: Timestamp| due.saturating_sub(self.spec.due(side, 0));
+            let (first, last) = (time_of(gone), time_of(clock).saturating_sub(1));
+            let due = context.with_window(ready.rows[side], |rows| rows.fetch_closed(first, last))?;
+            for WindowRow { key, start, value, .. } in due {
+                self.put(context, ready.rows[side], key.clone(), start, None)?;
+                let Ok(held) = value.value.downcast::<SideRows>() else { continue };
+                for row in held.0.iter().filter(|row| !row.matched && self.spec.kept[side]) {
+                    self.emit_alone(context, &key, (side, &row.row), row.time, Headers::EMPTY)?;
+                }
             }
         }
+        context.set_clock(ready.gone, clock.max(gone));
         // Looking costs a scan, and the clock moves with every record: look again a second of event time later, or when a row
         // comes that is due before.
         context.set_clock(ready.next_due, clock.saturating_add(LOOK_AGAIN_MS));
@@ -262,12 +263,12 @@ impl JoinSide {
 
 impl AnyProcessor for JoinSide {
     fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
-        let [left, right, due] = self.spec.store_names();
+        let [left, right] = self.spec.store_names();
         self.ready = Some(Ready {
             rows: [context.store(&left)?, context.store(&right)?],
-            due: context.store(&due)?,
             seen: context.register_clock("seen", -1),
             next_due: context.register_clock("next-due", i64::MIN),
+            gone: context.register_shared_clock(&self.spec.name, "gone", i64::MIN),
         });
         Ok(())
     }
@@ -285,30 +286,28 @@ impl AnyProcessor for JoinSide {
             context.drop_record(DropReason::NullKey);
             return Ok(());
         };
-        let clock = context.watermark().unwrap_or(seen);
+        let clock = context.watermark().unwrap_or(seen).max(context.clock(ready.gone));
         let (before, after) = self.spec.reach(side);
-        let others = self.rows(context, ready.rows[1 - side], &key)?;
-        let is_partner = |other: &SideRow| {
-            other.time >= time.saturating_sub(before) && other.time <= time.saturating_add(after)
-        };
-        let partners: Vec<SideRow> = others.0.iter().filter(|other| is_partner(other)).cloned().collect();
-        if partners.iter().any(|partner| !partner.matched) {
-            let mut marked = (*others).clone();
-            for other in marked.0.iter_mut().filter(|other| is_partner(other)) {
-                other.matched = true;
+        let (from, to) = (time.saturating_sub(before).max(0), time.saturating_add(after));
+        let found = context.with_window(ready.rows[1 - side], |rows| {
+            rows.fetch_range(&key, from, to, crate::streams::state::Order::Forward)
+        })?;
+        let mut partners: SmallVec<[Arc<SideRows>; 1]> = SmallVec::new();
+        for held in found {
+            let Ok(rows) = held.value.value.downcast::<SideRows>() else { continue };
+            if self.spec.kept[1 - side] && rows.0.iter().any(|row| !row.matched) {
+                let mut marked = (*rows).clone();
+                marked.0.iter_mut().for_each(|row| row.matched = true);
+                self.put(context, ready.rows[1 - side], held.key, held.start, Some(marked))?;
             }
-            self.put(context, ready.rows[1 - side], &key, marked)?;
+            partners.push(rows);
         }
         let due = self.spec.due(side, time);
         if due >= clock {
-            let mut own = (*self.rows(context, ready.rows[side], &key)?).clone();
-            let at = own.0.partition_point(|held| held.time <= time);
-            own.0.insert(at, SideRow { time, matched: !partners.is_empty(), row: row.clone() });
-            self.put(context, ready.rows[side], &key, own)?;
-            let at = context.record_context();
-            let mark = ValueAndTimestamp { value: Arc::new(()), timestamp: time };
-            context
-                .with_key_value(ready.due, |marks| marks.put(due_key(due, side, &key), Some(mark), &at))?;
+            let own = self.rows_at(context, ready.rows[side], &key, time)?;
+            let mut own = own.as_deref().cloned().unwrap_or_default();
+            own.0.push(SideRow { time, matched: !partners.is_empty(), row: row.clone() });
+            self.put(context, ready.rows[side], ByteKey::new(&key), time, Some(own))?;
             if due < context.clock(ready.next_due) {
                 context.set_clock(ready.next_due, due);
             }
@@ -320,7 +319,7 @@ impl AnyProcessor for JoinSide {
                 context.drop_record(DropReason::Late);
             }
         }
-        for partner in &partners {
+        for partner in partners.iter().flat_map(|rows| &rows.0) {
             let sides: [&[Datum]; 2] = if side == 0 { [row, &partner.row] } else { [&partner.row, row] };
             self.emit(context, &key, sides, time.max(partner.time), record.headers.clone())?;
         }

@@ -8,6 +8,7 @@ mod codec;
 mod dedupe;
 mod join;
 mod partial;
+mod pending;
 mod session;
 mod sink;
 mod sliding;
@@ -118,11 +119,20 @@ pub(crate) fn lower(plan: Plan, processors: &Processors) -> Result<Topology> {
         },
     );
     let mut joined = vec![false; plan.nodes.len()];
+    let mut looked_into = vec![false; plan.nodes.len()];
     for node in &plan.nodes {
-        if matches!(node.operator, Operator::TableJoin(_)) {
-            node.inputs.iter().for_each(|input| joined[*input] = true);
+        match &node.operator {
+            Operator::TableJoin(_) => node.inputs.iter().for_each(|input| joined[*input] = true),
+            Operator::Lookup(_) => node.inputs[1..].iter().for_each(|input| looked_into[*input] = true),
+            Operator::Processor { stores, .. } => {
+                for (known, other) in looked_into.iter_mut().zip(&plan.nodes) {
+                    *known |= stores.contains(&other.name);
+                }
+            }
+            _ => {}
         }
     }
+    looked_into.iter_mut().zip(&joined).for_each(|(known, joined)| *known |= joined);
     let mut lowering = Lowering {
         builder: TopologyBuilder::new(),
         graft: Graft::new(),
@@ -130,6 +140,7 @@ pub(crate) fn lower(plan: Plan, processors: &Processors) -> Result<Topology> {
         columns,
         readers,
         joined,
+        looked_into,
         ends: Vec::new(),
         stores: BTreeMap::new(),
         keep_keys,
@@ -175,6 +186,8 @@ struct Lowering<'a> {
     readers: Vec<usize>,
     /// Nodes that joins of tables read: they say what their changes replace.
     joined: Vec<bool>,
+    /// Nodes whose state others look into: it must be the newest at any time.
+    looked_into: Vec<bool>,
     ends: Vec<End>,
     /// Stores of tables by the node's name.
     stores: BTreeMap<String, String>,
@@ -428,6 +441,7 @@ impl Lowering<'_> {
             select: compiled(table.select),
             having: table.having.map(Predicate::new),
             with_old: self.joined[position],
+            folds: !table.on_record && !(carried.is_some() && partial) && !self.looked_into[position],
         });
         let state_serde = TableStateSerde::new(spec.aggregates.clone(), names.into());
         steps.extend(filter.map(|filter| Step::Filter(Predicate::new(filter))));

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 use super::{
-    evaluated, key_of, row_of,
+    codec::write_key,
+    evaluated, key_of,
+    pending::{Pending, PendingRow},
+    row_of,
     table_state::{PartialState, TableState},
 };
 use crate::streams::{
@@ -50,6 +53,8 @@ pub(super) struct TableSpec {
     pub having: Option<Predicate>,
     /// Whether changes say what they replace.
     pub with_old: bool,
+    /// Whether records of one row and commit are folded in memory first.
+    pub folds: bool,
 }
 
 /// What of a table is in one place: a key, and a window's start and shown end (0 without windows).
@@ -279,21 +284,155 @@ impl Clocks {
 pub(super) struct TableProcessor {
     spec: Arc<TableSpec>,
     ready: Option<(StoreId, Clocks)>,
+    /// Rows changed since the last commit, where they are folded.
+    pending: Option<Pending>,
+    /// Bytes of the record's key.
+    key: Vec<u8>,
 }
 
 impl TableProcessor {
     /// Runs a table in one task.
     pub(super) fn new(spec: Arc<TableSpec>) -> Self {
-        Self { spec, ready: None }
+        let pending = spec.folds.then(Pending::default);
+        Self { spec, ready: None, pending, key: Vec::new() }
     }
 
-    /// Emits and forgets what the clock has passed.
-    fn advance(&self, context: NodeContext<'_>, clock: Timestamp) -> Result<()> {
+    /// Emits and forgets what the clock has passed. What is pending leaves first: it may be in a window that closes.
+    fn advance(&mut self, context: NodeContext<'_>, clock: Timestamp) -> Result<()> {
         let Some(windows) = &self.spec.windows else { return Ok(()) };
-        self.spec.close(context, windows, super::ready(self.ready)?, clock)
+        let (store, clocks) = super::ready(self.ready)?;
+        if windows.first_open(clock.saturating_sub(self.spec.grace_ms)) > context.clock(clocks.closed) {
+            self.flush(context)?;
+        }
+        let Some(windows) = &self.spec.windows else { return Ok(()) };
+        let held = self.pending.as_ref().and_then(|pending| pending.held());
+        self.spec.close(context, windows, (store, clocks), clock)?;
+        if let Some(held) = held {
+            self.hold(context, held)?;
+        }
+        Ok(())
     }
 
-    /// What came folded into the state of a place; nothing is written yet.
+    /// What is behind the table is told no later watermark than `until`, nor one that a final result to come is older than.
+    fn hold(&self, context: NodeContext<'_>, until: Timestamp) -> Result<()> {
+        let (_, clocks) = super::ready(self.ready)?;
+        let finals = if self.spec.on_close && self.spec.windows.is_some() {
+            context.clock(clocks.closed)
+        } else {
+            Timestamp::MAX
+        };
+        context.hold_watermark(until.min(finals));
+        Ok(())
+    }
+
+    /// Changes rows in memory only; [`flush`](Self::flush) does the rest.
+    fn fold(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
+        let (_, clocks) = super::ready(self.ready)?;
+        let row = row_of(&record)?;
+        self.key.clear();
+        if !write_key(self.spec.group_by.iter().map(|slot| &row[*slot]), &mut self.key) {
+            context.drop_record(DropReason::NullKey);
+            return Ok(());
+        }
+        let time = record.timestamp;
+        let clock = clocks.observe(context, time);
+        let mut places: SmallVec<[usize; 1]> = SmallVec::new();
+        for start in self.spec.starts_of(time) {
+            if self.spec.is_late(start, clock) {
+                context.drop_record(DropReason::Late);
+                continue;
+            }
+            places.push(self.pending_row(context, start)?);
+        }
+        let Some(pending) = &mut self.pending else { return Ok(()) };
+        if let [place] = places[..] {
+            let held = pending.row(place);
+            self.spec.add(&mut held.state, row, time)?;
+            held.take(time, record.headers);
+        } else {
+            // First everything that may fail: a record is in all of its windows or in none.
+            let mut changed: SmallVec<[TableState; 1]> = SmallVec::new();
+            for place in &places {
+                let mut state = pending.row(*place).state.clone();
+                self.spec.add(&mut state, row, time)?;
+                changed.push(state);
+            }
+            for (place, state) in places.iter().zip(changed) {
+                let held = pending.row(*place);
+                held.state = state;
+                held.take(time, record.headers.clone());
+            }
+        }
+        if pending.is_full() { self.flush(context) } else { Ok(()) }
+    }
+
+    /// The place of the row that is in memory from now on.
+    fn pending_row(&mut self, context: NodeContext<'_>, start: Timestamp) -> Result<usize> {
+        let found = self.pending.as_ref().and_then(|pending| pending.find(start, &self.key));
+        if let Some(place) = found {
+            return Ok(place);
+        }
+        let (before, time) = self.held(context, self.spec.place(&self.key, start))?;
+        let state = before.as_deref().cloned().unwrap_or_else(|| self.spec.empty());
+        let key = ByteKey::new(&self.key);
+        let at = context.record_context();
+        let row = PendingRow {
+            key,
+            start,
+            before,
+            state,
+            time,
+            headers: Headers::EMPTY,
+            context: at,
+            changed: false,
+        };
+        let watermark = context.watermark().unwrap_or(-1);
+        let Some(pending) = &mut self.pending else {
+            return Err(StreamsError::fatal("the table does not fold"));
+        };
+        let (first, place) = (pending.is_empty(), pending.add(row, watermark));
+        if first {
+            // What waits may be as old as what has been vouched for by now.
+            self.hold(context, watermark)?;
+        }
+        Ok(place)
+    }
+
+    /// Writes what is pending and sends the running results.
+    fn flush(&mut self, context: NodeContext<'_>) -> Result<()> {
+        let Some(pending) = self.pending.as_mut().filter(|pending| !pending.is_empty()) else {
+            return Ok(());
+        };
+        let rows = pending.take();
+        let outer = context.record_context();
+        for row in rows.into_iter().filter(|row| row.changed) {
+            let PendingRow { key, start, before, state, time, headers, context: at, .. } = row;
+            context.task().set_record_context(at);
+            let change = Change { before, state: Arc::new(state), time };
+            // One row that cannot be shown must not keep the others.
+            context.handled(self.update(context, self.spec.place(&key, start), change, headers))?;
+        }
+        context.task().set_record_context(outer);
+        self.hold(context, Timestamp::MAX)
+    }
+
+    /// What the store has in a place, and the time of it; -1 where there is nothing.
+    fn held(
+        &self,
+        context: NodeContext<'_>,
+        place: Place<'_>,
+    ) -> Result<(Option<Arc<TableState>>, Timestamp)> {
+        let (store, _) = super::ready(self.ready)?;
+        let held = if self.spec.windows.is_some() {
+            context.with_window(store, |rows| rows.fetch(place.key, place.start))?
+        } else {
+            context.with_key_value(store, |rows| rows.get(place.key))?
+        };
+        let time = held.as_ref().map_or(-1, |held| held.timestamp);
+        Ok((held.and_then(|held| held.value.downcast::<TableState>().ok()), time))
+    }
+
+    /// A row with more folded in; nothing is written yet.
     fn folded(
         &self,
         context: NodeContext<'_>,
@@ -301,17 +440,10 @@ impl TableProcessor {
         fold: impl FnOnce(&mut TableState) -> Result<()>,
         time: Timestamp,
     ) -> Result<Change> {
-        let (store, _) = super::ready(self.ready)?;
-        let held = if self.spec.windows.is_some() {
-            context.with_window(store, |rows| rows.fetch(place.key, place.start))?
-        } else {
-            context.with_key_value(store, |rows| rows.get(place.key))?
-        };
-        let time = held.as_ref().map_or(time, |held| held.timestamp.max(time));
-        let held = held.and_then(|held| held.value.downcast::<TableState>().ok());
-        let mut state = held.as_deref().cloned().unwrap_or_else(|| self.spec.empty());
+        let (before, held) = self.held(context, place)?;
+        let mut state = before.as_deref().cloned().unwrap_or_else(|| self.spec.empty());
         fold(&mut state)?;
-        Ok(Change { before: held, state: Arc::new(state), time })
+        Ok(Change { before, state: Arc::new(state), time: held.max(time) })
     }
 
     /// Keeps a changed state and sends the running result.
@@ -334,22 +466,9 @@ impl TableProcessor {
         let now = (change.state.as_ref(), change.time);
         self.spec.send_update(context, place, change.before.as_deref(), now, headers)
     }
-}
 
-/// A state on its way into the store.
-struct Change {
-    before: Option<Arc<TableState>>,
-    state: Arc<TableState>,
-    time: Timestamp,
-}
-
-impl AnyProcessor for TableProcessor {
-    fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
-        self.ready = Some((context.store(&self.spec.store)?, Clocks::register(context)));
-        Ok(())
-    }
-
-    fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
+    /// Writes and sends at once: partial results, and tables whose every record is to be seen.
+    fn apply(&mut self, context: NodeContext<'_>, record: &AnyRecord) -> Result<Timestamp> {
         let (_, clocks) = super::ready(self.ready)?;
         let partial = record.value.as_ref().and_then(|value| value.downcast_ref::<PartialState>());
         let (key, starts, time, records) = match partial {
@@ -360,10 +479,10 @@ impl AnyProcessor for TableProcessor {
                 (key.clone(), smallvec![partial.start], partial.time, partial.state.revision)
             }
             None => {
-                let row = row_of(&record)?;
+                let row = row_of(record)?;
                 let Some(key) = key_of(self.spec.group_by.iter().map(|slot| &row[*slot])) else {
                     context.drop_record(DropReason::NullKey);
-                    return Ok(());
+                    return Ok(context.clock(clocks.seen));
                 };
                 (key, self.spec.starts_of(record.timestamp), record.timestamp, 1)
             }
@@ -380,17 +499,46 @@ impl AnyProcessor for TableProcessor {
             }
             let fold = |state: &mut TableState| match partial {
                 Some(partial) => self.spec.merge(state, partial.state.clone()),
-                None => self.spec.add(state, row_of(&record)?, time),
+                None => self.spec.add(state, row_of(record)?, time),
             };
             changes.push((start, self.folded(context, self.spec.place(&key, start), fold, time)?));
         }
         for (start, change) in changes {
             self.update(context, self.spec.place(&key, start), change, record.headers.clone())?;
         }
-        if context.watermark().is_none() { self.advance(context, clock) } else { Ok(()) }
+        Ok(clock)
+    }
+}
+
+/// A state on its way into the store.
+struct Change {
+    before: Option<Arc<TableState>>,
+    state: Arc<TableState>,
+    time: Timestamp,
+}
+
+impl AnyProcessor for TableProcessor {
+    fn init(&mut self, context: NodeContext<'_>) -> Result<()> {
+        self.ready = Some((context.store(&self.spec.store)?, Clocks::register(context)));
+        Ok(())
+    }
+
+    fn process(&mut self, context: NodeContext<'_>, record: AnyRecord) -> Result<()> {
+        let without_watermark = context.watermark().is_none();
+        // Without watermarks windows close with the record that passes them: nothing may wait.
+        let may_wait = !without_watermark || self.spec.windows.is_none();
+        if may_wait && self.pending.as_mut().is_some_and(Pending::folds_next) {
+            return self.fold(context, record);
+        }
+        let clock = self.apply(context, &record)?;
+        if without_watermark { self.advance(context, clock) } else { Ok(()) }
     }
 
     fn watermark_advanced(&mut self, context: NodeContext<'_>, watermark: Timestamp) -> Result<()> {
         self.advance(context, watermark)
+    }
+
+    fn prepare_commit(&mut self, context: NodeContext<'_>) -> Result<()> {
+        self.flush(context)
     }
 }

@@ -219,6 +219,8 @@ pub(crate) enum WindowShape {
 pub(crate) struct Emit {
     /// Only when the window closes.
     pub on_close: bool,
+    /// With every record, not only with the commit.
+    pub on_record: bool,
     /// A last result marked `final` when the window closes.
     pub with_final: bool,
     /// Silence of the inputs after which the clock goes on without them, ms.

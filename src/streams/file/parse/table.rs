@@ -136,17 +136,18 @@ fn read_hopping(section: &Section<'_>) -> Option<WindowShape> {
 }
 
 fn read_emit(section: Section<'_>) -> Emit {
-    let on_close = match section.text("on") {
-        None => false,
+    let (on_close, on_record) = match section.text("on") {
+        None => (false, false),
         Some(on) => match on.value.as_str() {
-            "update" => false,
-            "close" => true,
+            "update" => (false, false),
+            "record" => (false, true),
+            "close" => (true, false),
             other => {
                 section.report(
                     Diagnostic::new(on.span, format!("`{other}` is no time to emit"))
-                        .help("write \"update\" or \"close\""),
+                        .help("write \"update\", \"record\" or \"close\""),
                 );
-                false
+                (false, false)
             }
         },
     };
@@ -154,5 +155,5 @@ fn read_emit(section: Section<'_>) -> Emit {
     let idle_close = section.duration("idle_close");
     let idle_close = positive(&section, "idle_close", idle_close);
     section.finish();
-    Emit { on_close, with_final, idle_close }
+    Emit { on_close, on_record, with_final, idle_close }
 }

@@ -111,6 +111,9 @@ impl Plan {
         value["carried"] = json!(self.carried(node, 0, table.carried.as_ref()));
         value["partial"] = json!(table.partial);
         value["emit"] = json!({ "update": table.on_update, "close": table.on_close });
+        if table.on_record {
+            value["emit"]["record"] = json!(true);
+        }
         value["retention"] = json!(table.windows.is_some().then(|| format_duration(table.retention_ms)));
         value
     }
@@ -272,7 +275,7 @@ pub(crate) fn stores(node: &PlanNode) -> Vec<String> {
         Operator::Table(table) => vec![state_name(&node.name, table.state_version)],
         Operator::Join(join) => {
             let base = state_name(&node.name, join.state_version);
-            ["left", "right", "due"].into_iter().map(|part| format!("{base}-{part}")).collect()
+            ["left", "right"].into_iter().map(|part| format!("{base}-{part}-rows")).collect()
         }
         Operator::TableJoin(join) if join.foreign.is_some() => {
             let base = state_name(&node.name, join.state_version);

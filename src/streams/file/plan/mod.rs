@@ -158,6 +158,8 @@ pub(crate) struct TablePlan {
     pub retention_ms: i64,
     /// Running results leave.
     pub on_update: bool,
+    /// … with every record, rather than once a commit.
+    pub on_record: bool,
     /// A final result leaves at the close.
     pub on_close: bool,
     /// Aggregates, over the carried row.

@@ -50,7 +50,8 @@ pub struct SavedOffsets {
 pub struct SavePolicy {
     /// Never because of density before this many rows.
     pub min_rows: u64,
-    /// Save when this share of a store's rows has changed.
+    /// Save when this share of a store's rows has changed. The more of them, the fewer pages are written per row; what is not saved yet
+    /// costs its part of the changelog at the next start after a crash.
     pub percent: u64,
     /// Save what has been waiting this long.
     pub max_age_ms: i64,
@@ -64,7 +65,7 @@ impl Default for SavePolicy {
     fn default() -> Self {
         Self {
             min_rows: 50_000,
-            percent: 30,
+            percent: 80,
             max_age_ms: 60_000,
             budget_bytes: 256 << 20,
             timing: SaveTiming::Background,

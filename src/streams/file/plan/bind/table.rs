@@ -94,7 +94,10 @@ impl Binder<'_> {
             carry(group_by, aggregates)
         };
         let aligned = windows.as_ref().is_none_or(Windows::is_aligned);
-        let partial = carried.is_some() && aligned && aggregates.iter().all(Aggregate::mergeable);
+        let partial = carried.is_some()
+            && aligned
+            && !table.emit.on_record
+            && aggregates.iter().all(Aggregate::mergeable);
         let plan = TablePlan {
             carried,
             filter,
@@ -102,6 +105,7 @@ impl Binder<'_> {
             grace_ms: table.window.as_ref().map_or(0, |window| window.grace.value),
             retention_ms: table.retention.as_ref().map_or(RETENTION_MS, |retention| retention.value),
             on_update: !table.emit.on_close,
+            on_record: table.emit.on_record,
             on_close: table.emit.on_close || table.emit.with_final,
             windows,
             aggregates,
