@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use sluice::streams::failpoint;
+use sluice::streams::internals::FAILPOINTS;
 
 use crate::{
     crashes::failpoints_are_armed,
@@ -42,7 +42,7 @@ async fn statistics_and_relay_die_at_every_place_on_kafka() {
         assert!(relay.stop());
     }
     let relay = world.deployment.start("relay", "relay", &[]).await;
-    for name in failpoint::NAMES {
+    for name in FAILPOINTS {
         // At the third commit there is something in the stores and something in the transaction. State files are saved at
         // a clean stop here, so that is when the place is met.
         let at_stop = name == "runner_before_save";

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use sluice::streams::{
     client::{ClientSupplier, ConsumerConfig, embedded::EmbeddedLog},
-    internals::{Order, Store, StoreEnvironment, StreamThread, changelog_topic},
+    internals::{Order, Store, StoreEnvironment, StreamThread, changelog_topic, stores},
     record::{ConsumerRecord, TopicPartition},
     runtime::TaskId,
-    stores::{Backend, StoreBuilder, StoreKind},
+    stores::{StoreBuilder, StoreKind},
     topology::Topology,
 };
 

@@ -1,7 +1,7 @@
 //! The topology under test, and its truth: counts words behind a repartition topic. Each count is written once as `n`, so
 //! the outputs of a word must read 1, 2, 3, … without a gap or a repeat. At-least-once promises less: no word is ever forgotten.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use sluice::streams::{
     error::Result,

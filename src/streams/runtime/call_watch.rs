@@ -27,7 +27,7 @@ pub(super) struct CallWatch {
 
 impl CallWatch {
     /// The call that has not returned yet, and how long that is.
-    pub fn waiting_for(&self) -> Option<(&'static str, Duration)> {
+    pub(super) fn waiting_for(&self) -> Option<(&'static str, Duration)> {
         let call = *self.call.lock().unwrap_or_else(PoisonError::into_inner);
         call.map(|(name, since)| (name, since.elapsed()))
     }

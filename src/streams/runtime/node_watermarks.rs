@@ -119,12 +119,12 @@ impl NodeWatermarks {
     }
 
     /// Ends the pass.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         self.passing.set(false);
     }
 
     /// Whether something was let go since the last pass.
-    pub fn is_released(&self) -> bool {
+    pub(super) fn is_released(&self) -> bool {
         self.changed.get()
     }
 

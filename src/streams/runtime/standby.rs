@@ -120,12 +120,12 @@ impl Standbys {
     }
 
     /// Copies kept.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.copies.len()
     }
 
     /// Committed changelog records that the copies do not have yet; asked for every few seconds, `None` between.
-    pub fn lag(&mut self, now: Timestamp) -> Result<Option<i64>> {
+    pub(super) fn lag(&mut self, now: Timestamp) -> Result<Option<i64>> {
         if !self.is_keeper() || self.measured_at.is_some_and(|at| now >= at && now - at < MEASURE_MS) {
             return Ok(None);
         }
@@ -167,7 +167,7 @@ impl Standbys {
     }
 
     /// Whether the copies have not been fed for so long that they must be, whatever else there is to do.
-    pub fn is_starved(&self, now: Timestamp) -> bool {
+    pub(super) fn is_starved(&self, now: Timestamp) -> bool {
         self.stepped_at.is_none_or(|at| now < at || now - at >= STARVED_MS)
     }
 

@@ -21,7 +21,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// Runs until stopped. Retriable errors start the thread anew within `task_timeout`; others end the application.
-    pub fn run(self, first: StreamThread) {
+    pub(super) fn run(self, first: StreamThread) {
         let mut thread = Some(first);
         let mut failing_since: Option<Instant> = None;
         let app = self.parts.options.config.application_id.clone();

@@ -286,7 +286,7 @@ impl TaskGraph {
     }
 
     /// Whether a node has let go of what it held back, so that those behind it may be told more at once.
-    pub fn is_watermark_released(&self) -> bool {
+    pub(super) fn is_watermark_released(&self) -> bool {
         self.watermarks.as_ref().is_some_and(NodeWatermarks::is_released)
     }
 

@@ -46,7 +46,7 @@ pub(super) struct Watchdog {
 
 impl Watchdog {
     /// Looks until the application stops.
-    pub fn start(charges: Vec<Charge>, leash: Leash) -> Result<Self> {
+    pub(super) fn start(charges: Vec<Charge>, leash: Leash) -> Result<Self> {
         let stuck = Arc::new(Mutex::new(None));
         let told = stuck.clone();
         let handle = std::thread::Builder::new()
@@ -66,12 +66,12 @@ impl Watchdog {
     }
 
     /// Which thread is stuck where, while one is.
-    pub fn stuck(&self) -> Option<String> {
+    pub(super) fn stuck(&self) -> Option<String> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends it, once the application has been told to stop.
-    pub fn join(self) {
+    pub(super) fn join(self) {
         self.handle.thread().unpark();
         let _ = self.handle.join();
     }

@@ -211,7 +211,7 @@ pub(super) fn key_of<'a>(values: impl ExactSizeIterator<Item = &'a Datum>) -> Op
 }
 
 /// Appends a key as [`key_of`] makes it; `false` when a value is NULL, and then what was appended is of no use.
-pub fn write_key<'a>(values: impl ExactSizeIterator<Item = &'a Datum>, out: &mut Vec<u8>) -> bool {
+pub(super) fn write_key<'a>(values: impl ExactSizeIterator<Item = &'a Datum>, out: &mut Vec<u8>) -> bool {
     let single = values.len() == 1;
     for (index, value) in values.enumerate() {
         match value {

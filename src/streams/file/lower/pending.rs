@@ -19,7 +19,7 @@ const WORTHWHILE_PERCENT: usize = 125;
 const RECORDS_UNFOLDED: usize = 20 * ROWS_MAX;
 
 /// A row on its way into the store.
-pub struct PendingRow {
+pub(super) struct PendingRow {
     /// The group key.
     pub key: ByteKey,
     /// The window's start; 0 without windows.
@@ -40,7 +40,7 @@ pub struct PendingRow {
 
 /// See the module's documentation.
 #[derive(Default)]
-pub struct Pending {
+pub(super) struct Pending {
     rows: Vec<PendingRow>,
     /// Places in `rows`.
     index: HashTable<u32>,
@@ -55,7 +55,7 @@ pub struct Pending {
 
 impl PendingRow {
     /// Notes that a record has been folded in.
-    pub fn take(&mut self, time: Timestamp, headers: Headers) {
+    pub(super) fn take(&mut self, time: Timestamp, headers: Headers) {
         self.time = self.time.max(time);
         self.headers = headers;
         self.changed = true;
@@ -68,7 +68,7 @@ impl Pending {
     }
 
     /// The place of a row.
-    pub fn find(&self, start: Timestamp, key: &[u8]) -> Option<usize> {
+    pub(super) fn find(&self, start: Timestamp, key: &[u8]) -> Option<usize> {
         let hash = Self::hash(&self.hasher, start, key);
         let same = |at: &u32| {
             let row = &self.rows[*at as usize];
@@ -78,7 +78,7 @@ impl Pending {
     }
 
     /// Adds a row that is not here yet, while `watermark` is vouched for; returns its place.
-    pub fn add(&mut self, row: PendingRow, watermark: Timestamp) -> usize {
+    pub(super) fn add(&mut self, row: PendingRow, watermark: Timestamp) -> usize {
         let at = self.rows.len();
         if at == 0 {
             self.held = watermark;
@@ -92,7 +92,7 @@ impl Pending {
     }
 
     /// Whether the next record is to be folded: not for a while, where hardly two records met in a row.
-    pub fn folds_next(&mut self) -> bool {
+    pub(super) fn folds_next(&mut self) -> bool {
         if self.unfolded > 0 {
             self.unfolded -= 1;
             return false;
@@ -102,27 +102,27 @@ impl Pending {
     }
 
     /// A row by its place.
-    pub fn row(&mut self, at: usize) -> &mut PendingRow {
+    pub(super) fn row(&mut self, at: usize) -> &mut PendingRow {
         &mut self.rows[at]
     }
 
     /// How far what is behind the table may be told that time has gone, while rows wait.
-    pub fn held(&self) -> Option<Timestamp> {
+    pub(super) fn held(&self) -> Option<Timestamp> {
         (!self.rows.is_empty()).then_some(self.held)
     }
 
     /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
     /// Whether rows should leave before the commit: memory is bounded.
-    pub fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.rows.len() >= ROWS_MAX
     }
 
     /// All rows, in the order in which they first changed; none are left.
-    pub fn take(&mut self) -> Vec<PendingRow> {
+    pub(super) fn take(&mut self) -> Vec<PendingRow> {
         self.index.clear();
         let records = std::mem::take(&mut self.records);
         // Few rows tell nothing yet, and cost nothing.
