@@ -45,7 +45,7 @@ async fn redis_and_postgres_are_spoken_to_over_tls() {
     let world = Arc::new(world);
     let service = world.deployment.start("service", "api,relay,streams", &[]).await;
     let coupon = world.deployment.open_campaign(&service, SEATS as u64).await;
-    world.rush(&[service.url.clone()], coupon, 1..=30, async {}).await;
+    world.rush(std::slice::from_ref(&service.url), coupon, 1..=30, async {}).await;
     everything_was_encrypted(&plain).await;
     world.judge([service], &[Campaign::of(coupon, SEATS)]).await;
 

@@ -13,6 +13,9 @@ use crate::{deployment::eventually, services::Services, topic};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backlog_is_counted_exactly_by_any_number_of_readers() {
+    if !super::is_asked_for() {
+        return;
+    }
     let Some(services) = Services::private_only("backlog", "kafka") else { return };
     let records = std::env::var("SLUICE_CHAOS_BACKLOG").unwrap_or_else(|_| "30000".to_owned());
     let kafka = services.kafka.clone();
@@ -79,6 +82,9 @@ async fn a_backlog_is_counted_exactly_by_any_number_of_readers() {
 /// Each of several processes knows when all of them together are done, and stops.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_processes_stop_when_all_is_read() {
+    if !super::is_asked_for() {
+        return;
+    }
     let Some(services) = Services::shared() else { return };
     let app = format!("until-{}", std::process::id());
     let folder = tempfile::tempdir().expect("a directory");

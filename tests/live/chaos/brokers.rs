@@ -16,6 +16,9 @@ const BROKERS: i32 = 3;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn killed_leaders_are_followed() {
+    if !super::is_asked_for() {
+        return;
+    }
     let Some(services) = Services::private_cluster("cluster", BROKERS as u32) else { return };
     let kills = std::env::var("SLUICE_CHAOS_BROKERS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let mut fleet = Fleet::replicated(services, "cluster", BROKERS).await;

@@ -24,6 +24,9 @@ const ORDERS_PER_SECOND: i64 = 1_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn kill_9_is_soon_made_good() {
+    if !super::is_asked_for() {
+        return;
+    }
     let Some(services) = Services::private_only("recovery", "kafka") else { return };
     let keys = std::env::var("SLUICE_CHAOS_KEYS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
     let mut fleet = Fleet::new(services, "recovery").await.serving();

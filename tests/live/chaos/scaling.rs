@@ -19,6 +19,9 @@ const OF_TWO: [usize; 2] = [4, 2];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn scaling_and_rolling_restarts_under_load_are_exact() {
+    if !super::is_asked_for() {
+        return;
+    }
     let Some(services) = Services::private_only("scaling", "kafka") else { return };
     let mut fleet = Fleet::new(services, "scaling").await.serving().with_session(SESSION);
     let http = reqwest::Client::new();

@@ -428,6 +428,7 @@ impl Lowering<'_> {
         let first = table.group_by.len() + if table.windows.is_some() { 2 } else { 0 };
         let names = state_names(&table, &columns[first..]);
         let TablePlan { carried, filter, group_by, partial, .. } = table;
+        let folded_before = partial && carried.is_some();
         let spec = Arc::new(TableSpec {
             store: store.clone(),
             key_types: columns[..group_by.len()].iter().map(|column| column.column_type.data_type).collect(),
@@ -441,12 +442,12 @@ impl Lowering<'_> {
             select: compiled(table.select),
             having: table.having.map(Predicate::new),
             with_old: self.joined[position],
-            folds: !table.on_record && !(carried.is_some() && partial) && !self.looked_into[position],
+            folds: !(table.on_record || folded_before || self.looked_into[position]),
         });
         let state_serde = TableStateSerde::new(spec.aggregates.clone(), names.into());
         steps.extend(filter.map(|filter| Step::Filter(Predicate::new(filter))));
         let parent = match carried {
-            Some(carried) if partial => {
+            Some(carried) if folded_before => {
                 let parent = self.after(&format!("{name}-input"), steps, parent)?;
                 let folding = format!("{name}-partial");
                 let (part, carried): (_, Arc<[usize]>) = (spec.clone(), carried.into());
