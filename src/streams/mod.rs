@@ -6,7 +6,7 @@
 //! | write a node of your own, with stores and schedules | [`processor`]: [`Processor`](processor::Processor), [`FixedKeyProcessor`](processor::FixedKeyProcessor) |
 //! | connect such nodes without the DSL | [`topology`]: [`TopologyBuilder`](topology::TopologyBuilder) |
 //! | describe stores, read and write them | [`stores`] |
-//! | write a topology as a file | [`file`]: [`load`](file::load) |
+//! | write a topology as a file | [`mod@file`]: [`load`](file::load) |
 //! | see it as text or as a picture | [`Topology::describe`](topology::Topology::describe), [`dot`](topology::Topology::dot), [`svg`](topology::Topology::svg) |
 //! | test it record by record | [`test_utils`]: [`TopologyTestDriver`](test_utils::TopologyTestDriver) |
 //! | run it | [`runtime`]: [`KafkaStreams`](runtime::KafkaStreams), with the settings in [`config`] |

@@ -41,7 +41,7 @@ async fn redis_and_postgres_are_spoken_to_over_tls() {
     world.deployment.set("SLUICE__REDIS__URL", &tls_redis);
     world.deployment.set("SLUICE__LEDGER__URL", tls_postgres(&trusted));
     world.deployment.set("SSL_CERT_FILE", trusted.file().display());
-    world.deployment.set("SLUICE__REDIS__TIMEOUT_MS", 2_000);
+    world.deployment.set("SLUICE__REDIS__TIMEOUT_MS", 5_000);
     let world = Arc::new(world);
     let service = world.deployment.start("service", "api,relay,streams", &[]).await;
     let coupon = world.deployment.open_campaign(&service, SEATS as u64).await;
@@ -51,18 +51,19 @@ async fn redis_and_postgres_are_spoken_to_over_tls() {
 
     // A stranger's word is not taken for it, and the message says which address and why.
     let no_tls_postgres = format!("{}?sslmode=require", Services::shared().expect("a service").postgres);
-    let refused: [(&str, &str, &str, &[&str]); 3] = [
+    // What the environment trusts counts beside the file that the URL names.
+    let (file, ledger) = (stranger.file().display().to_string(), tls_postgres(&stranger));
+    let refused: [(&str, &[(&str, &str)], &[&str]); 3] = [
+        ("stranger-redis", &[("SSL_CERT_FILE", &file)], &["redis.url", "certificate"]),
         (
-            "stranger-redis",
-            "SSL_CERT_FILE",
-            &stranger.file().display().to_string(),
-            &["redis.url", "certificate"],
+            "stranger-postgres",
+            &[("SSL_CERT_FILE", &file), ("SLUICE__LEDGER__URL", &ledger)],
+            &["ledger", "certificate"],
         ),
-        ("stranger-postgres", "SLUICE__LEDGER__URL", &tls_postgres(&stranger), &["ledger", "certificate"]),
-        ("plain-postgres", "SLUICE__LEDGER__URL", &no_tls_postgres, &["ledger", "does not support TLS"]),
+        ("plain-postgres", &[("SLUICE__LEDGER__URL", &no_tls_postgres)], &["ledger", "does not support TLS"]),
     ];
-    for (name, key, value, words) in refused {
-        let said = world.deployment.refuses_to_start(name, &[(key, value)]).await;
+    for (name, settings, words) in refused {
+        let said = world.deployment.refuses_to_start(name, settings).await;
         assert!(words.iter().all(|word| said.contains(word)), "{name}: {words:?} in\n{said}");
     }
 }

@@ -66,7 +66,7 @@ pub struct ThreadStatus {
     pub commits: u64,
     /// Whether the group has assigned something, be it nothing.
     pub assigned: bool,
-    /// Version of the [`InputHold`](super::InputHold) that all inputs have come up to, with everything read processed and committed.
+    /// Version of the [`InputHold`](super::input_hold::InputHold) that all inputs have come up to, with everything read processed and committed.
     pub held: Option<u64>,
 }
 

@@ -13,7 +13,7 @@ use super::{
     ExpressionError, Result,
 };
 
-/// Which of the two rows of an [`EvalContext`](super::EvalContext) a column is read from.
+/// Which of the two rows of an [`EvalContext`](super::compile::EvalContext) a column is read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The row itself; the left side of a join; the group key and window of a table.
