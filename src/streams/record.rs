@@ -15,6 +15,9 @@ pub type Timestamp = i64;
 /// A key or value travelling between nodes. Shared, never changed in place.
 pub type AnyValue = Arc<dyn Any + Send + Sync>;
 
+/// What the name of every header that a dead letter adds begins with (KIP-1034).
+pub const ERROR_HEADERS: &str = "__streams.errors.";
+
 /// Header of a record that was a dead letter and is sent again: where it was read before, `topic-partition@offset`.
 pub const REDRIVEN_FROM: &str = "__sluice.redriven.from";
 

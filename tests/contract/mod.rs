@@ -16,8 +16,8 @@ use std::{
 use bytes::Bytes;
 use sluice::streams::{
     client::{
-        Admin, ClientSupplier, Consumer, ConsumerConfig, NewTopic, OffsetAndMetadata, OffsetReset, Producer,
-        ProducerConfig, Rebalance, partition_for_key,
+        Admin, ClientSupplier, Consumer, ConsumerConfig, GroupMetadata, NewTopic, OffsetAndMetadata,
+        OffsetReset, Producer, ProducerConfig, Rebalance, partition_for_key,
     },
     error::StreamsError,
     record::{ConsumerRecord, Headers, ProducerRecord, TopicPartition},

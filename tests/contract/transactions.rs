@@ -188,16 +188,7 @@ pub fn a_member_of_an_old_generation_is_refused(log: &dyn ClientSupplier) {
     });
     let partition = TopicPartition::new(topic.as_str(), 0);
     let offsets = offsets_of([(&partition, offset(1, ""))]);
-    let mut producer = transactional_producer(log, &unique("tx"));
-    producer.begin_transaction().unwrap();
-    producer.send(record(&topic, 0, "zombie")).unwrap();
-    producer.flush().unwrap();
-    let refused = producer
-        .send_offsets_to_transaction(&offsets, &zombie)
-        .and_then(|()| producer.commit_transaction())
-        .unwrap_err();
-    assert!(matches!(refused, StreamsError::TaskMigrated(_)), "{refused:?}");
-    retried("abort", || producer.abort_transaction());
+    let mut producer = refused_for_identity(log, &topic, &offsets, &zombie);
 
     // The producer itself is fine: with the identity of now it goes on.
     producer.begin_transaction().unwrap();
@@ -307,16 +298,7 @@ pub fn a_successor_of_its_name_fences_a_member(log: &dyn ClientSupplier) {
     let mut new = Member::join(log, &config, std::slice::from_ref(&topic));
     new.until_owning(1);
 
-    let mut producer = transactional_producer(log, &unique("tx"));
-    producer.begin_transaction().unwrap();
-    producer.send(record(&topic, 0, "zombie")).unwrap();
-    producer.flush().unwrap();
-    let refused = producer
-        .send_offsets_to_transaction(&offsets, &zombie)
-        .and_then(|()| producer.commit_transaction())
-        .unwrap_err();
-    assert!(matches!(refused, StreamsError::TaskMigrated(_)), "{refused:?}");
-    retried("abort", || producer.abort_transaction());
+    refused_for_identity(log, &topic, &offsets, &zombie);
     let refused = old.consumer.commit(&offsets).unwrap_err();
     assert!(matches!(refused, StreamsError::TaskMigrated(_) | StreamsError::Fatal(_)), "{refused:?}");
     assert_eq!(admin(log).group_offsets(&group).unwrap(), BTreeMap::new());
@@ -343,4 +325,24 @@ pub fn an_unknown_commit_is_asked_for_again(
         retried("commit", || producer.commit_transaction());
     }
     assert_eq!(values(&take(&mut *reader(log, &topic, 1, true), 2)), ["1", "2"]);
+}
+
+/// Commits a record and offsets as a member that the group no longer knows so; the log refuses, and the producer, given back, may go on.
+fn refused_for_identity(
+    log: &dyn ClientSupplier,
+    topic: &str,
+    offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>,
+    zombie: &GroupMetadata,
+) -> Box<dyn Producer> {
+    let mut producer = transactional_producer(log, &unique("tx"));
+    producer.begin_transaction().unwrap();
+    producer.send(record(topic, 0, "zombie")).unwrap();
+    producer.flush().unwrap();
+    let refused = producer
+        .send_offsets_to_transaction(offsets, zombie)
+        .and_then(|()| producer.commit_transaction())
+        .unwrap_err();
+    assert!(matches!(refused, StreamsError::TaskMigrated(_)), "{refused:?}");
+    retried("abort", || producer.abort_transaction());
+    producer
 }

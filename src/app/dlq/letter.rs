@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, fmt};
 
 use bytes::Bytes;
-use jiff::Timestamp as Moment;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::streams::record::{ConsumerRecord, Header, Headers, Timestamp, TopicPartition};
-
-/// What every header that a dead letter adds begins with.
-const STORY: &str = "__streams.errors.";
+use crate::streams::{
+    file::time::format_timestamp,
+    record::{ConsumerRecord, ERROR_HEADERS, Header, Headers, Timestamp, TopicPartition},
+};
 
 /// Where a record is or was in the log. Written `topic-partition@offset`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,7 +57,7 @@ impl Letter {
     /// Reads a record of a dead-letter topic. Headers that are missing or unreadable leave their field empty.
     pub fn read(record: ConsumerRecord) -> Self {
         let story = |name: &str| {
-            let header = record.headers.last(&format!("{STORY}{name}"))?;
+            let header = record.headers.last(&format!("{ERROR_HEADERS}{name}"))?;
             Some(String::from_utf8_lossy(header.value.as_deref()?).into_owned())
         };
         let origin = || {
@@ -67,7 +66,7 @@ impl Letter {
                 offset: story("offset")?.parse().ok()?,
             })
         };
-        let own = |header: &&Header| !header.key.starts_with(STORY);
+        let own = |header: &&Header| !header.key.starts_with(ERROR_HEADERS);
         Self {
             at: Place {
                 partition: TopicPartition::new(record.topic.clone(), record.partition),
@@ -96,7 +95,7 @@ impl Letter {
             error: self.error.as_deref(),
             message: self.message.as_deref(),
             attempts: self.attempts,
-            time: Moment::from_millisecond(self.timestamp).ok().map(|moment| moment.to_string()),
+            time: format_timestamp(self.timestamp),
             key: self.key.as_deref().map(text),
             value: self
                 .value
@@ -136,7 +135,7 @@ pub struct View<'a> {
     pub error: Option<&'a str>,
     pub message: Option<&'a str>,
     pub attempts: u32,
-    pub time: Option<String>,
+    pub time: String,
     pub key: Option<String>,
     pub value: Option<Value>,
     pub headers: BTreeMap<String, Option<String>>,

@@ -9,7 +9,6 @@ mod redrive;
 use std::collections::BTreeMap;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use jiff::Timestamp as Moment;
 use serde_json::json;
 
 use self::{letter::Letter, redrive::Fate};
@@ -20,6 +19,7 @@ use crate::{
     streams::{
         client::{ClientSupplier, read_topic},
         error::StreamsError,
+        file::time::format_timestamp,
     },
 };
 
@@ -112,7 +112,7 @@ fn list(log: &dyn ClientSupplier, topics: Vec<String>, as_json: bool) -> Result<
             .map(|((topic, node, error), kind)| {
                 json!({
                     "topic": topic, "node": node, "error": error, "letters": kind.letters,
-                    "oldest": moment(kind.oldest), "newest": moment(kind.newest), "message": kind.example,
+                    "oldest": format_timestamp(kind.oldest), "newest": format_timestamp(kind.newest), "message": kind.example,
                 })
             })
             .collect();
@@ -130,16 +130,12 @@ fn list(log: &dyn ClientSupplier, topics: Vec<String>, as_json: bool) -> Result<
         println!(
             "{:>8} {topic:24} {node:24} {:24} {:24} {error}: {said}",
             kind.letters,
-            moment(kind.oldest),
-            moment(kind.newest)
+            format_timestamp(kind.oldest),
+            format_timestamp(kind.newest)
         );
     }
     println!("{total} dead letters in {} topics ({})", topics.len(), topics.join(", "));
     Ok(())
-}
-
-fn moment(ms: i64) -> String {
-    Moment::from_millisecond(ms).map_or_else(|_| ms.to_string(), |moment| moment.to_string())
 }
 
 fn show(log: &dyn ClientSupplier, args: &DlqShowArgs) -> Result<(), Failure> {
@@ -155,7 +151,7 @@ fn show(log: &dyn ClientSupplier, args: &DlqShowArgs) -> Result<(), Failure> {
         println!("{}", view.at);
         println!("  read at   {}, attempt {}", or_none(view.origin.as_deref()), view.attempts);
         println!("  failed in {}: {}: {}", or_none(view.node), or_none(view.error), or_none(view.message));
-        println!("  time      {}", or_none(view.time.as_deref()));
+        println!("  time      {}", view.time);
         println!("  key       {}", or_none(view.key.as_deref()));
         println!("  value     {}", view.value.as_ref().map_or("-".to_owned(), ToString::to_string));
         for (name, value) in &view.headers {

@@ -339,6 +339,6 @@ impl<'a> NodeContext<'a> {
     }
 }
 
-fn wrong_kind(kind: &str) -> crate::streams::error::StreamsError {
+fn wrong_kind(kind: &str) -> StreamsError {
     StreamsError::Topology(format!("the store is not a {kind} store"))
 }

@@ -211,23 +211,18 @@ impl KafkaStreams {
             let watch = Arc::new(CallWatch::default());
             let clients = Arc::new(WatchedClients { clients: self.clients.clone(), watch: watch.clone() });
             charges.push(Charge { thread: name.clone(), watch });
-            let parts = || ThreadParts {
+            let parts = ThreadParts {
                 name: name.clone(),
-                options: options.clone(),
+                options,
                 plan: plan.clone(),
-                clients: clients.clone(),
+                clients,
                 clock: self.options.clock.clone(),
                 metrics: self.options.metrics.clone(),
                 status: status.clone(),
             };
             // The first connection is made here, so that a wrong address is an error of `start`.
-            let first = StreamThread::new(parts())?;
-            let worker = Supervisor {
-                parts: parts(),
-                stop: self.stop.clone(),
-                error: self.error.clone(),
-                metrics: self.options.metrics.clone(),
-            };
+            let first = StreamThread::new(parts.clone())?;
+            let worker = Supervisor { parts, stop: self.stop.clone(), error: self.error.clone() };
             let handle = std::thread::Builder::new()
                 .name(format!("{}-{name}", self.application_id))
                 .spawn(move || worker.run(first))
@@ -325,14 +320,7 @@ impl KafkaStreams {
 
     fn have_reached(&self, ends: &BTreeMap<TopicPartition, i64>) -> Result<bool> {
         let statuses = self.statuses();
-        let settled = |partition: &TopicPartition, end: i64| {
-            statuses.iter().any(|status| status.settled.get(partition).is_some_and(|at| *at >= end))
-        };
-        let open: BTreeMap<&TopicPartition, i64> = ends
-            .iter()
-            .filter(|(partition, end)| **end > 0 && !settled(partition, **end))
-            .map(|(partition, end)| (partition, *end))
-            .collect();
+        let open = unsettled(&statuses, ends);
         let here = |partition: &TopicPartition| {
             statuses.iter().flat_map(|status| status.tasks.keys()).any(|task| {
                 task.partition == partition.partition
@@ -395,11 +383,7 @@ impl KafkaStreams {
         }
         // Ends are read after the positions: a position that has reached the end of now had nothing upstream of it any more.
         let ends = self.end_offsets(|topic| self.topology.repartition_topics.contains_key(topic))?;
-        let settled: BTreeMap<TopicPartition, i64> =
-            statuses.into_iter().flat_map(|status| status.settled).collect();
-        Ok(ends
-            .iter()
-            .all(|(partition, end)| *end == 0 || settled.get(partition).is_some_and(|at| at >= end)))
+        Ok(unsettled(&statuses, &ends).is_empty())
     }
 
     fn end_offsets(&self, wanted: impl Fn(&Arc<str>) -> bool) -> Result<BTreeMap<TopicPartition, i64>> {
@@ -453,6 +437,18 @@ impl Drop for KafkaStreams {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Partitions that no thread of this process has processed and committed up to these ends.
+fn unsettled<'a>(
+    statuses: &[ThreadStatus],
+    ends: &'a BTreeMap<TopicPartition, i64>,
+) -> BTreeMap<&'a TopicPartition, i64> {
+    let settled = |partition: &TopicPartition, end: i64| {
+        statuses.iter().any(|status| status.settled.get(partition).is_some_and(|at| *at >= end))
+    };
+    let open = ends.iter().filter(|(partition, end)| **end > 0 && !settled(partition, **end));
+    open.map(|(partition, end)| (partition, *end)).collect()
 }
 
 /// Known partition counts first; a topic met later (dynamic sinks) is asked for once.

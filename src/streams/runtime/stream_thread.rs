@@ -99,6 +99,7 @@ pub struct StreamThread {
 }
 
 /// What a thread is made from.
+#[derive(Clone)]
 pub struct ThreadParts {
     /// `<instance>-<index>`; part of the transactional id, so it must be stable and unique in the application.
     pub name: String,

@@ -9,14 +9,13 @@ use std::{
 };
 
 use super::stream_thread::{StreamThread, ThreadParts};
-use crate::streams::{error::StreamsError, metrics::StreamsMetrics};
+use crate::streams::error::StreamsError;
 
 /// See the module's documentation.
 pub(super) struct Supervisor {
     pub parts: ThreadParts,
     pub stop: Arc<AtomicBool>,
     pub error: Arc<Mutex<Option<String>>>,
-    pub metrics: StreamsMetrics,
 }
 
 impl Supervisor {
@@ -28,7 +27,7 @@ impl Supervisor {
         while !self.stop.load(Ordering::Relaxed) {
             let result = match &mut thread {
                 Some(live) => live.run_once().map(|_| ()),
-                None => StreamThread::new(self.clone_parts()).map(|new| thread = Some(new)),
+                None => StreamThread::new(self.parts.clone()).map(|new| thread = Some(new)),
             };
             match result {
                 Ok(()) => {
@@ -41,7 +40,7 @@ impl Supervisor {
                         < self.parts.options.config.task_timeout =>
                 {
                     tracing::warn!(application_id = app, reason, "stream thread starts again");
-                    self.metrics.thread_restarts.with_label_values(&[app.as_str()]).inc();
+                    self.parts.metrics.thread_restarts.with_label_values(&[app.as_str()]).inc();
                     drop(thread.take());
                     std::thread::park_timeout(Duration::from_millis(500));
                 }
@@ -57,18 +56,6 @@ impl Supervisor {
             && let Err(error) = thread.close()
         {
             tracing::warn!(application_id = app, %error, "last commit failed; the records since the one before are read again");
-        }
-    }
-
-    fn clone_parts(&self) -> ThreadParts {
-        ThreadParts {
-            name: self.parts.name.clone(),
-            options: self.parts.options.clone(),
-            plan: self.parts.plan.clone(),
-            clients: self.parts.clients.clone(),
-            clock: self.parts.clock.clone(),
-            metrics: self.parts.metrics.clone(),
-            status: self.parts.status.clone(),
         }
     }
 }

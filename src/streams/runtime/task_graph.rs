@@ -23,7 +23,8 @@ use crate::streams::{
         ProductionResponse, PunctuationType, ScheduleId, StoreId, TaskContext,
     },
     record::{
-        AnyRecord, ConsumerRecord, Headers, ProducerRecord, REDRIVE_ATTEMPTS, RecordContext, Timestamp,
+        AnyRecord, ConsumerRecord, ERROR_HEADERS, Headers, ProducerRecord, REDRIVE_ATTEMPTS, RecordContext,
+        Timestamp,
     },
     state::{ChangelogRecord, StateStore, Store, StoreBuilder},
     topology::{BadRecordPolicy, DecodedRecord, NodeKind, SinkSpec, SinkTopic, Topology},
@@ -637,8 +638,7 @@ pub(super) fn dead_letter(
     let mut headers = context.headers.clone();
     // Inside a punctuation there is no topic.
     let topic_read = context.topic.as_deref().map(str::to_owned);
-    let mut add_any =
-        |name: &str, text: Option<String>| headers.add(format!("__streams.errors.{name}"), text);
+    let mut add_any = |name: &str, text: Option<String>| headers.add(format!("{ERROR_HEADERS}{name}"), text);
     add_any("exception", Some(error.class.clone()));
     add_any("message", Some(error.message.clone()));
     add_any("stacktrace", Some(format!("{error} (at {node})")));

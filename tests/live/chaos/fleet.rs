@@ -204,8 +204,9 @@ impl Fleet {
             self.all_live();
             assert!(
                 Instant::now() < deadline,
-                "{what}: {:?} of {ends:?} after {PATIENCE:?}\n{}",
+                "{what}: {:?} of {ends:?} after {PATIENCE:?}; undecided (topic, partition, stable, end): {:?}\n{}",
                 self.committed(),
+                topic::undecided(&self.services.kafka),
                 self.logs()
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
