@@ -17,6 +17,9 @@ use crate::streams::{
     record::{ConsumerRecord, Timestamp, TopicPartition},
 };
 
+/// How long no position may move before the consumer is taken for stuck and another one tried.
+const STANDSTILL: Duration = Duration::from_secs(20);
+
 struct Restoring {
     task: TaskId,
     store: StoreId,
@@ -61,6 +64,9 @@ pub(super) struct ChangelogReader {
     began: Instant,
     /// Records of stores that are finished since then.
     finished: i64,
+    /// When a position last moved, or another consumer was tried.
+    moved: Instant,
+    standstill: Duration,
     last_report: Instant,
 }
 
@@ -74,6 +80,8 @@ impl ChangelogReader {
             assigned: false,
             began: Instant::now(),
             finished: 0,
+            moved: Instant::now(),
+            standstill: STANDSTILL,
             last_report: Instant::now(),
         }
     }
@@ -115,7 +123,7 @@ impl ChangelogReader {
             return Ok(());
         }
         if self.restoring.is_empty() {
-            (self.began, self.finished) = (Instant::now(), 0);
+            (self.began, self.finished, self.moved) = (Instant::now(), 0, Instant::now());
         }
         let name = name.to_owned();
         self.restoring
@@ -215,6 +223,7 @@ impl ChangelogReader {
             let Some(task) = tasks.get_mut(&restoring.task) else { continue };
             if let Some(last) = records.last() {
                 restoring.position = last.offset + 1;
+                self.moved = Instant::now();
             }
             task.retain_rows(&partition, &mut records, &mut restoring.time);
             task.graph()
@@ -224,8 +233,11 @@ impl ChangelogReader {
         let mut done = Vec::new();
         for (partition, restoring) in &mut self.restoring {
             // Control records and compacted gaps hold no data: the consumer's position steps over them, the last record does not.
-            if let Some(position) = consumer.position(partition)? {
-                restoring.position = restoring.position.max(position).min(restoring.end);
+            if let Some(position) = consumer.position(partition)?.map(|position| position.min(restoring.end))
+                && position > restoring.position
+            {
+                restoring.position = position;
+                self.moved = Instant::now();
             }
             if restoring.position >= restoring.end {
                 done.push(partition.clone());
@@ -239,9 +251,27 @@ impl ChangelogReader {
         }
         if self.restoring.is_empty() {
             consumer.unassign()?;
+        } else if self.moved.elapsed() >= self.standstill {
+            self.read_anew();
         }
         self.report();
         Ok(count)
+    }
+
+    /// A new consumer knows nothing of brokers that are gone. What it cannot help against, a transaction that stays open, it tells.
+    fn read_anew(&mut self) {
+        self.moved = Instant::now();
+        for (partition, restoring) in &self.restoring {
+            let stable = self.consumer.as_mut().map(|consumer| consumer.watermarks(partition));
+            tracing::warn!(
+                %partition,
+                position = restoring.position,
+                end = restoring.end,
+                stable = ?stable.and_then(Result::ok).map(|(_, stable)| stable),
+                "restoring stands still; reading with a new consumer"
+            );
+        }
+        self.consumer = None;
     }
 
     fn report(&mut self) {
@@ -261,7 +291,126 @@ impl ChangelogReader {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use bytes::Bytes;
+
     use super::*;
+    use crate::streams::{
+        client::{
+            Admin, GroupMetadata, NewTopic, OffsetAndMetadata, Polled, Producer, ProducerConfig,
+            embedded::EmbeddedLog,
+        },
+        record::{Headers, ProducerRecord},
+    };
+
+    /// A log whose first reader of committed records is deaf for ever.
+    struct FirstReaderDeaf {
+        log: EmbeddedLog,
+        given: AtomicBool,
+    }
+
+    impl ClientSupplier for FirstReaderDeaf {
+        fn consumer(&self, config: &ConsumerConfig) -> Result<Box<dyn Consumer>> {
+            let consumer = self.log.consumer(config)?;
+            if config.read_committed && !self.given.swap(true, Ordering::Relaxed) {
+                return Ok(Box::new(Deaf(consumer)));
+            }
+            Ok(consumer)
+        }
+
+        fn producer(&self, config: &ProducerConfig) -> Result<Box<dyn Producer>> {
+            self.log.producer(config)
+        }
+
+        fn admin(&self) -> Result<Arc<dyn Admin>> {
+            self.log.admin()
+        }
+    }
+
+    struct Deaf(Box<dyn Consumer>);
+
+    impl Consumer for Deaf {
+        fn poll(&mut self, _: Duration) -> Result<Polled> {
+            Ok(Polled::default())
+        }
+        fn position(&mut self, _: &TopicPartition) -> Result<Option<i64>> {
+            Ok(None)
+        }
+        fn subscribe(&mut self, topics: &[String]) -> Result<()> {
+            self.0.subscribe(topics)
+        }
+        fn assign(&mut self, partitions: &[(TopicPartition, Option<i64>)]) -> Result<()> {
+            self.0.assign(partitions)
+        }
+        fn unassign(&mut self) -> Result<()> {
+            self.0.unassign()
+        }
+        fn seek(&mut self, partition: &TopicPartition, offset: i64) -> Result<()> {
+            self.0.seek(partition, offset)
+        }
+        fn pause(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+            self.0.pause(partitions)
+        }
+        fn resume(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+            self.0.resume(partitions)
+        }
+        fn commit(&mut self, offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>) -> Result<()> {
+            self.0.commit(offsets)
+        }
+        fn committed(
+            &mut self,
+            partitions: &[TopicPartition],
+        ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
+            self.0.committed(partitions)
+        }
+        fn watermarks(&mut self, partition: &TopicPartition) -> Result<(i64, i64)> {
+            self.0.watermarks(partition)
+        }
+        fn group_metadata(&self) -> Option<GroupMetadata> {
+            self.0.group_metadata()
+        }
+        fn close(&mut self) {
+            self.0.close();
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_is_exchanged() {
+        let log = EmbeddedLog::in_memory();
+        let config = BTreeMap::new();
+        let topic = NewTopic { name: "changelog".into(), partitions: 1, replication_factor: 1, config };
+        log.admin().unwrap().create_topics(&[topic]).unwrap();
+        let mut producer = log.producer(&ProducerConfig::default()).unwrap();
+        for _ in 0..4 {
+            let record = ProducerRecord {
+                topic: "changelog".into(),
+                partition: Some(0),
+                timestamp: Some(0),
+                key: Some(Bytes::from_static(b"key")),
+                value: None,
+                headers: Headers::EMPTY,
+            };
+            producer.send(record).unwrap();
+        }
+        producer.flush().unwrap();
+
+        let mut reader =
+            ChangelogReader::new(Arc::new(FirstReaderDeaf { log, given: AtomicBool::new(false) }));
+        let task = TaskId { subtopology: 0, partition: 0 };
+        let changelog = TopicPartition::new("changelog", 0);
+        reader.register(task, StoreId(0), "store", changelog, None, None).unwrap();
+        let steps = |reader: &mut ChangelogReader| {
+            for _ in 0..5 {
+                reader.restore(&mut BTreeMap::new(), Duration::ZERO).unwrap();
+            }
+        };
+        steps(&mut reader);
+        assert_eq!(reader.progress().restored, 0);
+        reader.standstill = Duration::ZERO;
+        steps(&mut reader);
+        assert!(reader.is_idle(), "{:?}", reader.progress());
+    }
 
     #[test]
     fn what_is_left_takes_as_long_as_what_is_done() {

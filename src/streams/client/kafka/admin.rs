@@ -70,14 +70,7 @@ struct Seen {
 
 impl KafkaAdmin {
     pub(super) fn new(cluster: &KafkaConfig) -> Result<Self> {
-        let mut conf = Conf::new();
-        conf.set_all([
-            ("bootstrap.servers", cluster.bootstrap_servers.as_str()),
-            ("enable.metrics.push", "false"),
-        ])?;
-        if !cluster.client_id.is_empty() {
-            conf.set("client.id", &cluster.client_id)?;
-        }
+        let mut conf = Conf::for_cluster(cluster)?;
         conf.set_all(cluster.properties_for("admin"))?;
         Ok(Self { client: Handle::new(rd::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf)? })
     }

@@ -84,9 +84,8 @@ unsafe impl Send for KafkaConsumer {}
 
 impl KafkaConsumer {
     pub(super) fn new(cluster: &KafkaConfig, config: ConsumerConfig) -> Result<Self> {
-        let mut conf = Conf::new();
+        let mut conf = Conf::for_cluster(cluster)?;
         conf.set_all([
-            ("bootstrap.servers", cluster.bootstrap_servers.as_str()),
             ("group.id", config.group_id.as_deref().unwrap_or(NO_GROUP)),
             ("partition.assignment.strategy", "range"),
             // A rebalance reaches the other members with their next heartbeat.
@@ -103,7 +102,6 @@ impl KafkaConsumer {
             // reads a log from one end to the other: there it is better never to wait for a fetch.
             ("queued.min.messages", if config.group_id.is_some() { "5000" } else { "100000" }),
             ("queued.max.messages.kbytes", "32768"),
-            ("enable.metrics.push", "false"),
             ("isolation.level", if config.read_committed { "read_committed" } else { "read_uncommitted" }),
             (
                 "auto.offset.reset",
@@ -114,9 +112,6 @@ impl KafkaConsumer {
                 },
             ),
         ])?;
-        if !cluster.client_id.is_empty() {
-            conf.set("client.id", &cluster.client_id)?;
-        }
         if let Some(name) = &config.group_instance_id {
             conf.set("group.instance.id", name)?;
         }

@@ -9,6 +9,7 @@ use std::{
 
 use rdkafka::bindings as rd;
 
+use super::KafkaConfig;
 use crate::streams::{
     client::OffsetAndMetadata,
     error::{Result, StreamsError},
@@ -45,7 +46,7 @@ pub(super) unsafe fn text(text: *const c_char) -> String {
 pub(super) struct Conf(NonNull<rd::rd_kafka_conf_t>);
 
 impl Conf {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         // SAFETY: allocates; never null (librdkafka aborts when out of memory).
         let conf = unsafe { rd::rd_kafka_conf_new() };
         let mut conf = Self(NonNull::new(conf).expect("librdkafka allocates or aborts"));
@@ -54,6 +55,22 @@ impl Conf {
         // Lines of a client that is being made or closed are as useful as others.
         conf.set("log.thread.name", "true").expect("a setting librdkafka has");
         conf
+    }
+
+    /// What every client of a cluster has in common.
+    pub(super) fn for_cluster(cluster: &KafkaConfig) -> Result<Self> {
+        let mut conf = Self::new();
+        conf.set_all([
+            ("bootstrap.servers", cluster.bootstrap_servers.as_str()),
+            ("enable.metrics.push", "false"),
+            // A client that is told of a new leader too early, or not at all, goes on asking the old one until it looks again: five minutes
+            // by default.
+            ("topic.metadata.refresh.interval.ms", "10000"),
+        ])?;
+        if !cluster.client_id.is_empty() {
+            conf.set("client.id", &cluster.client_id)?;
+        }
+        Ok(conf)
     }
 
     pub(super) fn as_ptr(&mut self) -> *mut rd::rd_kafka_conf_t {

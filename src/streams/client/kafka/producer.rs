@@ -64,9 +64,8 @@ unsafe impl Send for KafkaProducer {}
 
 impl KafkaProducer {
     pub(super) fn new(cluster: &KafkaConfig, config: ProducerConfig) -> Result<Self> {
-        let mut conf = Conf::new();
+        let mut conf = Conf::for_cluster(cluster)?;
         conf.set_all([
-            ("bootstrap.servers", cluster.bootstrap_servers.as_str()),
             ("enable.idempotence", "true"),
             ("acks", "all"),
             ("delivery.report.only.error", "true"),
@@ -79,11 +78,7 @@ impl KafkaProducer {
             ("queue.buffering.max.kbytes", "262144"),
             // The first retry of AddOffsetsToTxn and EndTxn: 100 ms by default would be the length of a transaction.
             ("retry.backoff.ms", "10"),
-            ("enable.metrics.push", "false"),
         ])?;
-        if !cluster.client_id.is_empty() {
-            conf.set("client.id", &cluster.client_id)?;
-        }
         match &config.transactional_id {
             Some(id) => {
                 let timeout = config.transaction_timeout.unwrap_or(Duration::from_secs(15)).as_millis();
