@@ -36,6 +36,7 @@ macro_rules! for_each_case {
         $with! {
             creating_a_topic_twice_changes_nothing
             records_keep_their_order_and_content
+            a_record_too_large_is_refused_and_the_others_are_written
             keys_choose_partitions_as_in_java
             nulls_and_empty_bytes_are_different
             a_missing_timestamp_becomes_the_time_of_the_call

@@ -52,6 +52,30 @@ pub fn records_keep_their_order_and_content(log: &dyn ClientSupplier) {
     }
 }
 
+pub fn a_record_too_large_is_refused_and_the_others_are_written(log: &dyn ClientSupplier) {
+    const MOST: usize = 1_000_000;
+    let name = unique("narrow");
+    let config = BTreeMap::from([("max.message.bytes".to_owned(), MOST.to_string())]);
+    log.admin()
+        .unwrap()
+        .create_topics(&[NewTopic { name: name.clone(), partitions: 1, replication_factor: -1, config }])
+        .unwrap();
+    let mut producer = transactional_producer(log, &unique("tx"));
+    until("the topic is seen by producers", || producer.partition_count(&name).ok());
+    producer.begin_transaction().unwrap();
+    producer.send(record(&name, 0, "before")).unwrap();
+    let large = record(&name, 0, &"x".repeat(2 * MOST));
+    let refused = match producer.send(large.clone()).unwrap_err() {
+        StreamsError::RecordRefused(refused) => *refused,
+        other => panic!("{other}"),
+    };
+    assert_eq!(refused.error.class, "RecordTooLargeException");
+    assert_eq!((&refused.record.key, &refused.record.value), (&large.key, &large.value));
+    producer.send(record(&name, 0, "after")).unwrap();
+    retried("commit", || producer.commit_transaction());
+    assert_eq!(values(&take(&mut *reader(log, &name, 1, true), 2)), ["before", "after"]);
+}
+
 pub fn keys_choose_partitions_as_in_java(log: &dyn ClientSupplier) {
     let topic = topic(log, 7);
     let mut producer = plain_producer(log);

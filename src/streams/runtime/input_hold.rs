@@ -3,12 +3,15 @@
 //! Set from outside while threads run, looked at by each thread in every turn. Holding the inputs lets everything inside the
 //! application (repartition topics) run dry, after which its topology may be exchanged; limits let a second application reach exactly
 //! the offsets of the first. What must always hold: with a limit, no record at or behind it is processed.
+//!
+//! Whoever asks whether all is settled waits for commits, and a commit can bring what the next has to settle (a watermark written
+//! downstream): once somebody has asked, a thread that has run dry commits sooner than its interval says.
 
 use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -42,6 +45,7 @@ impl Hold {
 #[derive(Debug, Default)]
 pub struct InputHold {
     version: AtomicU64,
+    awaited: AtomicBool,
     hold: Mutex<Hold>,
 }
 
@@ -50,6 +54,16 @@ impl InputHold {
     pub fn set(&self, hold: Hold) {
         *self.hold.lock().unwrap_or_else(PoisonError::into_inner) = hold;
         self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Somebody waits until what may be read is settled.
+    pub fn wait_for_settlement(&self) {
+        self.awaited.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody has asked since the start.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
     }
 
     /// Counts changes; 0 before the first.

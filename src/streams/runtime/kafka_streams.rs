@@ -311,6 +311,7 @@ impl KafkaStreams {
     /// Whether everything up to `targets` is processed and committed, and repartition topics are drained: by this process, and, of
     /// partitions that it does not have, by whoever has them.
     pub fn is_caught_up(&self, targets: &BTreeMap<TopicPartition, i64>) -> Result<bool> {
+        self.hold.wait_for_settlement();
         if !self.have_reached(targets)? {
             return Ok(false);
         }
@@ -376,6 +377,7 @@ impl KafkaStreams {
     /// Whether everything that [`hold_inputs`](Self::hold_inputs) lets through is processed and committed, and repartition topics are
     /// drained. Answers for this process: with others in the group it stays `false` while their partitions have records.
     pub fn is_drained(&self) -> Result<bool> {
+        self.hold.wait_for_settlement();
         let version = self.hold.version();
         let statuses = self.statuses();
         if statuses.iter().any(|status| status.held != Some(version)) {

@@ -44,6 +44,8 @@ const RECORDS_PER_TURN: usize = 1_000;
 const EARLY_SEND_RECORDS: usize = 1_000;
 /// How old the known lag of a silent partition may be.
 const LAG_MAX_AGE_MS: i64 = 200;
+/// A thread without records for so long has run dry; where somebody waits for that, it also is the time between its commits.
+const RUN_DRY_MS: i64 = 200;
 
 /// What a thread tells the outside about itself, updated at each commit and change of tasks.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +98,8 @@ pub struct StreamThread {
     hold_seen: u64,
     /// Whether the hold says that watermarks do not advance.
     watermark_stands: bool,
+    /// When a poll last brought records.
+    last_records: Timestamp,
 }
 
 /// What a thread is made from.
@@ -148,6 +152,7 @@ impl StreamThread {
             held: BTreeSet::new(),
             hold_seen: 0,
             watermark_stands: false,
+            last_records: 0,
         };
         thread.report();
         Ok(thread)
@@ -195,6 +200,9 @@ impl StreamThread {
         let mut worked = !polled.records.is_empty() || polled.rebalance.is_some();
         if let Some(rebalance) = polled.rebalance {
             self.rebalance(rebalance, now)?;
+        }
+        if !polled.records.is_empty() {
+            self.last_records = now;
         }
         self.hold_inputs(&mut polled.records)?;
         self.tasks.add_records(polled.records, now)?;
@@ -522,7 +530,10 @@ impl StreamThread {
     }
 
     fn commit_if_due(&mut self, now: Timestamp) -> Result<bool> {
-        let interval = self.options.config.commit_interval.as_millis() as i64;
+        let mut interval = self.options.config.commit_interval.as_millis() as i64;
+        if self.options.hold.is_awaited() && now - self.last_records >= RUN_DRY_MS {
+            interval = interval.min(RUN_DRY_MS);
+        }
         let mut needed = false;
         let mut requested = false;
         for task in self.tasks.running() {
