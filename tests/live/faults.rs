@@ -208,7 +208,10 @@ async fn answers_to_commits_are_lost() {
     let (Some(mut services), Some(own)) = (Services::shared(), PrivateRedis::start()) else { return };
     let (proxy, url) = Proxy::in_front_of(&services.postgres).await;
     services.postgres = url;
-    let scene = Scene::in_world(World::on(services, own).await).await;
+    let mut world = World::on(services, own).await;
+    // The commits to be cut are those of issues.
+    world.uses = false;
+    let scene = Scene::in_world(world).await;
     let cutting = async {
         for cuts in 1..=5 {
             // Every other time nobody can ask the ledger either, for longer than an issue waits for it.

@@ -3,7 +3,7 @@
 //! One function, [`World::judge`]. It lets the last seats be sold, waits until nothing is under way, and then asks as an
 //! operator would: `sluice verify` (I1 to I9, with what the crowd was told), `sluice reconcile` (zero drift) and `sluice
 //! audit replay` (the history gives the tables). What only the crowd can know it computes itself: that the first and the last
-//! word to each user are true (I9), and that nobody came after somebody who was refused and still got a seat, but for seats that
+//! word to each user are true (I9), that what is used is what its user was told so (I6), and that nobody came after somebody who was refused and still got a seat, but for seats that
 //! came back (I10).
 
 use std::{
@@ -75,6 +75,20 @@ impl World {
             }
         }
         judged(&self.deployment, &answers, campaigns, |_| false).await;
+        self.uses_stand().await;
+    }
+
+    /// Who was told that a coupon is used, or no longer, finds it so.
+    async fn uses_stand(&self) {
+        let ledger = self.deployment.ledger().await;
+        let used: Vec<i64> = sqlx::query_scalar(
+            "select user_coupon_id from user_coupons where status = 'USED' order by user_coupon_id",
+        )
+        .fetch_all(&ledger)
+        .await
+        .expect("the ledger answers");
+        ledger.close().await;
+        assert_eq!(used, self.stay_used(), "I6: the rows that are used, and those whose users were told so");
     }
 
     /// A seat that nobody can have is a lost seat.
