@@ -141,7 +141,7 @@ impl World {
     }
 
     /// Uses a user coupon, and gives every other one back, as far as the answers are yes; [`settle`](Self::settle) does the rest.
-    async fn redeem(&self, url: &str, user_coupon: i64) {
+    pub async fn redeem(&self, url: &str, user_coupon: i64) {
         let done = *self.redeeming.lock().unwrap().entry(user_coupon).or_default();
         for step in &steps(user_coupon)[done..] {
             let order = json!({ "orderId": format!("order of {user_coupon}"), "orderAmount": 5_000 });
