@@ -33,6 +33,8 @@ pub struct World {
     pub on_kafka: bool,
     /// Every third user of a rush uses the coupon at once.
     pub uses: bool,
+    /// How the process that only answers reaches the ledger, where not as the others do.
+    pub front_ledger: Option<String>,
     redis: Mutex<Option<PrivateRedis>>,
     answers: Mutex<Vec<Told>>,
     /// User coupons that are to be used, and how many of their steps were answered with yes.
@@ -81,6 +83,7 @@ impl World {
             deployment,
             on_kafka,
             uses: true,
+            front_ledger: None,
             redis: Mutex::new(redis),
             answers: Mutex::default(),
             redeeming: Mutex::default(),
@@ -91,7 +94,9 @@ impl World {
     /// for longer; the other does everything.
     pub async fn two_processes(&self) -> [Process; 2] {
         let everything = self.deployment.start("everything", "api,relay,streams", &[]).await;
+        let ledger = self.front_ledger.as_ref().unwrap_or(&self.deployment.database);
         let front = [
+            ("SLUICE__LEDGER__URL", ledger.as_str()),
             ("SLUICE__GATE__SOLD_OUT_MEMO_MS", "0"),
             ("SLUICE__LEDGER__CONNECTIONS_MAX", "2"),
             ("SLUICE__COUPON__SNAPSHOT_TTL_MS", "5000"),
