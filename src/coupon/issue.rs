@@ -163,7 +163,11 @@ impl CouponService {
                     return Admitted::refused(Refusal::SeatReleased { dependency: Dependency::Gate });
                 }
                 Ok(None) => {}
-                Err(error) => return Admitted::refused(self.refuse_ledger("holders", &error)),
+                Err(error) => {
+                    // Nothing was done here, but the user's earlier issue may have come to a row: not "the seat is free".
+                    self.refuse_ledger("holders", &error);
+                    return Admitted::refused(Refusal::OutcomeUnknown { dependency: Dependency::Ledger });
+                }
             }
             if tokio::time::Instant::now() >= deadline {
                 return Admitted::refused(Refusal::OutcomeUnknown { dependency: Dependency::Ledger });

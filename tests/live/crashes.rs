@@ -1,9 +1,10 @@
 //! The service killed at every named place, on real Redis and Postgres, and all invariants judged afterwards.
 //!
-//! Each case kills the real binary twice on the same data. First in the middle of a rush, when most who ask are granted
-//! a seat and some ask twice at once. Then when one seat is left and everybody asks: one is granted, the holders are
-//! told that they have one, the rest that it is sold out, all while the process dies. Then everyone who was left without
-//! a final answer asks again. Nobody may have been told a lie, no seat may be lost, and every seat must be sold.
+//! Each case kills the real binary twice on the same data, at a commit three times. First in the middle of a rush, when most who
+//! ask are granted a seat and some ask twice at once. Then when one seat is left and everybody asks: one is granted, the holders
+//! are told that they have one, the rest that it is sold out, all while the process dies. The third time in the use of a coupon.
+//! Then everyone who was left without a final answer asks again. Nobody may have been told a lie, no seat may be lost, and every
+//! seat must be sold.
 
 use std::{
     sync::Arc,
@@ -66,6 +67,9 @@ async fn killed_at(name: &str) {
     truth::outbox_drains(&world.deployment, PATIENCE).await;
     assert!(clean.stop());
     dies_in_a_rush(&world, name, at_the_last_seat, last_seat).await;
+    if name.ends_with("_commit") {
+        dies_in_a_use(&world, name).await;
+    }
 
     let clean = world.deployment.start("service", ROLES, &[]).await;
     world.judge([clean], &[Campaign::of(rushed, SEATS), Campaign::of(last_seat, SEATS)]).await;
@@ -85,6 +89,26 @@ async fn dies_in_a_rush(world: &Arc<World>, name: &str, passage: usize, coupon: 
         world.rush(&urls, coupon, 1..=USERS, async {}).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Starts a process that is to die at the failure point, and uses coupons until it has died.
+async fn dies_in_a_use(world: &Arc<World>, name: &str) {
+    let ledger = world.deployment.ledger().await;
+    let unused: Vec<i64> = sqlx::query_scalar(
+        "select user_coupon_id from user_coupons where last_seq = 1 order by user_coupon_id",
+    )
+    .fetch_all(&ledger)
+    .await
+    .expect("the ledger answers");
+    ledger.close().await;
+    let mut armed = world.deployment.start("service", "api", &[("SLUICE_FAILPOINT", name)]).await;
+    for user_coupon in unused {
+        world.redeem(&armed.url, user_coupon).await;
+        if armed.has_died() {
+            return;
+        }
+    }
+    panic!("the failure point {name} was not met");
 }
 
 macro_rules! killed {

@@ -11,7 +11,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// One answer to one request.
+use crate::told::{Asked, Told};
+
+/// The definite answer to one request.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub user: i64,
@@ -19,6 +21,8 @@ pub struct Answer {
     /// `errorCode` of a refusal.
     pub code: Option<String>,
     pub latency: Duration,
+    /// Everything that was answered until then, the definite answer last.
+    told: Vec<Told>,
 }
 
 /// Users `1..=users` all want the campaign's coupon at once; every twentieth asks twice. Requests alternate between the
@@ -61,7 +65,9 @@ pub async fn rush(
 pub async fn issue(http: &reqwest::Client, url: &str, coupon: i64, user: i64) -> Answer {
     let start = Instant::now();
     let deadline = start + Duration::from_secs(60);
+    let mut told = Vec::new();
     loop {
+        let asked = Asked::now(coupon, user);
         let request =
             http.post(format!("{url}/api/coupon/{coupon}/issue-redis")).json(&json!({ "userId": user }));
         let outcome = request.send().await;
@@ -69,13 +75,19 @@ pub async fn issue(http: &reqwest::Client, url: &str, coupon: i64, user: i64) ->
             Ok(response) => (response.status().as_u16(), response.json::<Value>().await.unwrap_or_default()),
             Err(error) => (0, json!({ "errorCode": error.to_string() })),
         };
+        let code = body["errorCode"].as_str().map(String::from);
+        told.push(asked.told(status, code.clone().filter(|_| status != 0)));
         if matches!(status, 0 | 429 | 503) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         }
-        let code = body["errorCode"].as_str().map(String::from);
-        return Answer { user, status, code, latency: start.elapsed() };
+        return Answer { user, status, code, latency: start.elapsed(), told };
     }
+}
+
+/// Everything that a crowd was told.
+pub fn told(answers: &[Answer]) -> Vec<Told> {
+    answers.iter().flat_map(|answer| answer.told.iter().cloned()).collect()
 }
 
 /// How often each status and code was answered: `201`, `409 CP005`.

@@ -50,12 +50,17 @@ impl Deployment {
     }
 
     /// Windows of two seconds instead of a minute, and input that counts as silent after three: results are final while a
-    /// test waits. Everything else of the shipped statistics is as shipped.
+    /// test waits.
     pub fn shorten_windows(&mut self) {
+        self.set_windows("2s", "1s", "3s");
+    }
+
+    /// The statistics as shipped, but for the length of a minute and how long it waits for more.
+    pub fn set_windows(&mut self, tumbling: &str, grace: &str, idle_close: &str) {
         let shipped = include_str!("../../topologies/coupon-statistics.toml");
         let shorter = [
-            (r#"tumbling = "1m", grace = "10s""#, r#"tumbling = "2s", grace = "1s""#),
-            (r#"idle_close = "30s""#, r#"idle_close = "3s""#),
+            (r#"tumbling = "1m", grace = "10s""#, &*format!(r#"tumbling = "{tumbling}", grace = "{grace}""#)),
+            (r#"idle_close = "30s""#, &*format!(r#"idle_close = "{idle_close}""#)),
         ];
         let text = shorter.iter().fold(shipped.to_owned(), |text, (shipped, shorter)| {
             assert!(text.contains(shipped), "the shipped statistics have no `{shipped}`");

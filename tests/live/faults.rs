@@ -205,10 +205,11 @@ async fn postgres_stopped_and_started() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_to_commits_are_lost() {
-    let (Some(mut services), Some(own)) = (Services::shared(), PrivateRedis::start()) else { return };
-    let (proxy, url) = Proxy::in_front_of(&services.postgres).await;
-    services.postgres = url;
-    let scene = Scene::in_world(World::on(services, own).await).await;
+    let Some(mut world) = World::new().await else { return };
+    // The commits to be cut are those of issues: not of the relay, which the other process has, and not of uses.
+    let (proxy, url) = Proxy::in_front_of(&world.deployment.database).await;
+    (world.front_ledger, world.uses) = (Some(url), false);
+    let scene = Scene::in_world(world).await;
     let cutting = async {
         for cuts in 1..=5 {
             // Every other time nobody can ask the ledger either, for longer than an issue waits for it.

@@ -34,6 +34,7 @@ mod invariants;
 mod kafka_contract;
 mod ledger;
 mod outage;
+mod parked;
 mod poison;
 #[path = "../common/private_redis.rs"]
 mod private_redis;

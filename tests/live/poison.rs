@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::{
     crowd,
     deployment::{Deployment, eventually},
+    invariants::{self, Campaign},
     services::Services,
     topic::{self, Read},
     truth,
@@ -15,15 +18,16 @@ const POISON: &[(&str, &[u8])] = &[
     ("not JSON", b"{"),
     ("no object", b"[1, 2]"),
     ("no text at all", b"\xff\xfe\x00"),
-    ("an id of another type", br#"{"eventId":"p1","userCouponId":7,"userId":1,"couponId":"seven","issuedAt":"2026-01-01T00:00:00Z","usedAt":"2026-01-01T00:00:00Z"}"#),
-    ("a time that is none", br#"{"eventId":"p2","userCouponId":7,"userId":1,"couponId":999,"issuedAt":"yesterday","usedAt":"yesterday"}"#),
-    ("a time far ahead", br#"{"eventId":"p3","userCouponId":7,"userId":1,"couponId":999,"issuedAt":"2199-01-01T00:00:00Z","usedAt":"2199-01-01T00:00:00Z"}"#),
+    ("an id of another type", br#"{"eventId":"p1","userCouponId":999999,"userId":1,"couponId":"seven","issuedAt":"2026-01-01T00:00:00Z","usedAt":"2026-01-01T00:00:00Z"}"#),
+    ("a time that is none", br#"{"eventId":"p2","userCouponId":999999,"userId":1,"couponId":999,"issuedAt":"yesterday","usedAt":"yesterday"}"#),
+    ("a time far ahead", br#"{"eventId":"p3","userCouponId":999999,"userId":1,"couponId":999,"issuedAt":"2199-01-01T00:00:00Z","usedAt":"2199-01-01T00:00:00Z"}"#),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_becomes_dead_letters_and_processing_goes_on() {
     let Some(services) = Services::private("poison") else { return };
-    let deployment = Deployment::new(services).await;
+    let mut deployment = Deployment::new(services).await;
+    deployment.shorten_windows();
     let kafka = deployment.services.kafka.clone();
     let api = deployment.start("api", "api,relay", &[]).await;
     let streams = deployment.start("streams", "streams", &[]).await;
@@ -36,10 +40,12 @@ async fn poison_becomes_dead_letters_and_processing_goes_on() {
         }
     }
 
-    let coupon = deployment.open_campaign(&api, 100).await;
-    for user in 1..=30 {
-        assert_eq!(crowd::issue(&deployment.http, &api.url, coupon, user).await.status, 201);
+    let coupon = deployment.open_campaign(&api, 30).await;
+    let mut answers = Vec::new();
+    for user in 1..=40 {
+        answers.push(crowd::issue(&deployment.http, &api.url, coupon, user).await);
     }
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 30);
     truth::totals_agree(&deployment, coupon, Duration::from_secs(60)).await;
 
     for input in ["coupon-issued", "coupon-used"] {
@@ -72,6 +78,18 @@ async fn poison_becomes_dead_letters_and_processing_goes_on() {
             "{input}: a dead letter for a record that was fine: {letters:?}"
         );
     }
+    let campaign = Campaign::of(coupon, 30);
+    invariants::judged(&deployment, &crowd::told(&answers), &[campaign], is_poison).await;
+}
+
+/// The verifier reads the input topics too, and must find the poison there: what is no event, and events that nobody wrote.
+fn is_poison(finding: &Value) -> bool {
+    let says = |name: &str, part: &str| finding[name].as_str().is_some_and(|text| text.contains(part));
+    let is_unreadable = says("subject", "log") && says("detail", "unreadable record");
+    let is_unknown = says("subject", " event p2") || says("subject", " event p3");
+    // The two that are read as uses are two more than there were.
+    let are_too_many = says("invariant", "I6") && says("subject", "coupon-used");
+    says("invariant", "I4") && (is_unreadable || is_unknown) || are_too_many
 }
 
 /// Key and value byte for byte, and headers that say where it was read and why it was refused.

@@ -154,11 +154,6 @@ impl Proxy {
         self.stopped.send_replace(stopped);
     }
 
-    /// No cut after all.
-    pub fn disarm(&self) {
-        *self.armed.lock().unwrap() = None;
-    }
-
     /// Cuts everybody off; who comes again is carried to another server.
     pub fn lead_to(&self, server: String) {
         *self.server.lock().unwrap() = server;

@@ -5,6 +5,7 @@ use std::{fs, time::Duration};
 use crate::{
     crowd::{self, count_answers},
     deployment::{Deployment, eventually, holds_file},
+    invariants::{self, Campaign},
     services::Services,
     topic, truth,
 };
@@ -60,6 +61,8 @@ async fn a_crowd_gets_exactly_the_stock_from_two_api_processes() {
     truth::partitions_agree(&deployment, &records).await;
     truth::totals_agree(&deployment, coupon, Duration::from_secs(60)).await;
     truth::final_minutes_agree(&deployment, coupon, FINAL).await;
+    let campaign = Campaign::of(coupon, stock);
+    invariants::judged(&deployment, &crowd::told(&answers), &[campaign], |_| false).await;
     let processes = [&first.name, &second.name, &streams.name];
     backends_are_the_real_ones(&deployment, coupon, stock, &processes.map(String::as_str)).await;
 }
@@ -142,5 +145,7 @@ async fn statistics_survive_kill_9_and_an_empty_state_directory() {
     truth::events_agree(&deployment, coupon, false).await;
     truth::totals_agree(&deployment, coupon, Duration::from_secs(90)).await;
     truth::final_minutes_agree(&deployment, coupon, FINAL).await;
+    let campaign = Campaign::of(coupon, SEATS);
+    invariants::judged(&deployment, &crowd::told(&answers), &[campaign], |_| false).await;
     drop(streams);
 }

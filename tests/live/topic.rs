@@ -248,6 +248,18 @@ pub async fn create_replicated(bootstrap: &str, topic: &str, partitions: i32, re
     }
 }
 
+/// Has the topic refuse whatever is larger.
+pub async fn limit_messages(bootstrap: &str, topic: &str, bytes_max: u32) {
+    use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+    let admin: AdminClient<_> =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).create().expect("an admin client");
+    let bytes_max = bytes_max.to_string();
+    let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", &bytes_max);
+    for result in admin.alter_configs(&[config], &AdminOptions::new()).await.expect("Kafka answers") {
+        result.unwrap_or_else(|(_, code)| panic!("topic {topic}: {code}"));
+    }
+}
+
 /// The partition each key lands on when librdkafka itself partitions as the Java client does.
 pub async fn partitions_as_java(bootstrap: &str, partitions: i32, keys: &[String]) -> BTreeMap<String, i32> {
     let topic = format!("partition-probe-{}", std::process::id());

@@ -103,15 +103,17 @@ pub async fn gate_agrees(deployment: &Deployment, coupon: i64) {
 
 /// Waits until the outbox is empty.
 pub async fn outbox_drains(deployment: &Deployment, limit: Duration) {
-    let ledger = deployment.ledger().await;
-    let empty = || async {
-        let left: i64 = sqlx::query_scalar("select count(*) from outbox where sent_at is null")
-            .fetch_one(&ledger)
-            .await
-            .ok()?;
-        (left == 0).then_some(())
-    };
+    let empty = || async { (unsent(deployment).await == Some(0)).then_some(()) };
     assert!(eventually(limit, empty).await.is_some(), "the outbox is not empty after {limit:?}");
+}
+
+/// How many events the outbox holds, parked ones too; `None` when the ledger does not answer.
+pub async fn unsent(deployment: &Deployment) -> Option<i64> {
+    let ledger = deployment.ledger().await;
+    let left = sqlx::query_scalar("select count(*) from outbox where sent_at is null");
+    let left = left.fetch_one(&ledger).await.ok();
+    ledger.close().await;
+    left
 }
 
 /// Every row has its event in the topic and every event its row. Returns the records of this campaign.

@@ -6,6 +6,7 @@
 //! lasts one.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::{
         Arc, Mutex,
@@ -30,8 +31,19 @@ pub struct World {
     pub deployment: Deployment,
     /// Kafka is the log; else it is a file, of one process at a time.
     pub on_kafka: bool,
+    /// Every third user of a rush uses the coupon at once.
+    pub uses: bool,
+    /// How the process that only answers reaches the ledger, where not as the others do.
+    pub front_ledger: Option<String>,
     redis: Mutex<Option<PrivateRedis>>,
     answers: Mutex<Vec<Told>>,
+    /// User coupons that are to be used, and how many of their steps were answered with yes.
+    redeeming: Mutex<BTreeMap<i64, usize>>,
+}
+
+/// What becomes of a user coupon that is used: every other one is given back.
+fn steps(user_coupon: i64) -> &'static [&'static str] {
+    if user_coupon % 2 == 0 { &["use", "cancel-use"] } else { &["use"] }
 }
 
 impl World {
@@ -67,14 +79,24 @@ impl World {
         deployment.set("SLUICE__RELAY__LEASE_MS", 1_000);
         deployment.shorten_windows();
         let on_kafka = redis.is_none();
-        Self { deployment, on_kafka, redis: Mutex::new(redis), answers: Mutex::default() }
+        Self {
+            deployment,
+            on_kafka,
+            uses: true,
+            front_ledger: None,
+            redis: Mutex::new(redis),
+            answers: Mutex::default(),
+            redeeming: Mutex::default(),
+        }
     }
 
     /// Two processes as a deployment has them, of different configuration: one only answers, and believes what it knows
     /// for longer; the other does everything.
     pub async fn two_processes(&self) -> [Process; 2] {
         let everything = self.deployment.start("everything", "api,relay,streams", &[]).await;
+        let ledger = self.front_ledger.as_ref().unwrap_or(&self.deployment.database);
         let front = [
+            ("SLUICE__LEDGER__URL", ledger.as_str()),
             ("SLUICE__GATE__SOLD_OUT_MEMO_MS", "0"),
             ("SLUICE__LEDGER__CONNECTIONS_MAX", "2"),
             ("SLUICE__COUPON__SNAPSHOT_TTL_MS", "5000"),
@@ -104,24 +126,61 @@ impl World {
 
     /// One request, written down.
     pub async fn issue(&self, url: &str, coupon: i64, user: i64) -> Told {
-        let asked = Asked::now(coupon, user);
-        let path = format!("{url}/api/coupon/{coupon}/issue-redis");
-        let (status, code) =
-            match self.deployment.http.post(path).json(&json!({ "userId": user })).send().await {
-                Ok(response) => {
-                    let status = response.status().as_u16();
-                    let body: Value = response.json().await.unwrap_or_default();
-                    (status, body["errorCode"].as_str().map(str::to_owned))
-                }
-                Err(_) => (0, None),
-            };
-        let told = asked.told(status, code);
-        self.answers.lock().unwrap().push(told.clone());
-        told
+        self.ask(url, coupon, user).await.0
     }
 
-    /// Everyone asks once, every fifth twice at the same moment, eight at a time, taking turns between the processes; when
-    /// a third of the answers is there, the fault strikes.
+    /// The same with the id of the user coupon that was issued.
+    async fn ask(&self, url: &str, coupon: i64, user: i64) -> (Told, Option<i64>) {
+        let asked = Asked::now(coupon, user);
+        let path = format!("{url}/api/coupon/{coupon}/issue-redis");
+        let (status, body) =
+            match self.deployment.http.post(path).json(&json!({ "userId": user })).send().await {
+                Ok(response) => {
+                    (response.status().as_u16(), response.json::<Value>().await.unwrap_or_default())
+                }
+                Err(_) => (0, Value::Null),
+            };
+        let told = asked.told(status, body["errorCode"].as_str().map(str::to_owned));
+        self.answers.lock().unwrap().push(told.clone());
+        (told, body["userCouponId"].as_i64())
+    }
+
+    /// Uses a user coupon, and gives every other one back, as far as the answers are yes; [`settle`](Self::settle) does the rest.
+    pub async fn redeem(&self, url: &str, user_coupon: i64) {
+        let done = *self.redeeming.lock().unwrap().entry(user_coupon).or_default();
+        for step in &steps(user_coupon)[done..] {
+            let order = json!({ "orderId": format!("order of {user_coupon}"), "orderAmount": 5_000 });
+            let path = format!("{url}/api/user-coupons/{user_coupon}/{step}");
+            let status = match self.deployment.http.post(path).json(&order).send().await {
+                Ok(response) => response.status().as_u16(),
+                Err(_) => 0,
+            };
+            let may_be = matches!(status, 0 | 200 | 429 | 503);
+            assert!(
+                may_be,
+                "I9: {step} of user coupon {user_coupon}, which its user was told to have: {status}"
+            );
+            if status != 200 {
+                return;
+            }
+            *self.redeeming.lock().unwrap().get_mut(&user_coupon).expect("it was begun") += 1;
+        }
+    }
+
+    /// The user coupons whose users were told that they are used, and nothing since.
+    pub fn stay_used(&self) -> Vec<i64> {
+        let redeeming = self.redeeming.lock().unwrap();
+        redeeming.iter().filter(|(id, done)| steps(**id)[..**done] == ["use"]).map(|(id, _)| *id).collect()
+    }
+
+    /// The user coupons that are not yet what is to become of them.
+    fn half_redeemed(&self) -> Vec<i64> {
+        let redeeming = self.redeeming.lock().unwrap();
+        redeeming.iter().filter(|(id, done)| **done < steps(**id).len()).map(|(id, _)| *id).collect()
+    }
+
+    /// Everyone asks once, every fifth twice at the same moment, eight at a time, taking turns between the processes, and
+    /// every third who is told yes uses the coupon; when a third of the answers is there, the fault strikes.
     pub async fn rush(
         self: &Arc<Self>,
         urls: &[String],
@@ -142,7 +201,11 @@ impl World {
                     loop {
                         let at = next.fetch_add(1, Ordering::SeqCst);
                         let Some(&user) = requests.get(at) else { return };
-                        world.issue(&urls[at % urls.len()], coupon, user).await;
+                        let url = &urls[at % urls.len()];
+                        let (_, issued) = world.ask(url, coupon, user).await;
+                        if let Some(user_coupon) = issued.filter(|_| world.uses && user % 3 == 0) {
+                            world.redeem(url, user_coupon).await;
+                        }
                         answered.fetch_add(1, Ordering::SeqCst);
                     }
                 })
@@ -159,7 +222,7 @@ impl World {
         }
     }
 
-    /// Whoever has no final answer yet asks again, as the answers say is safe, until everybody has one.
+    /// Whoever has no final answer yet, to an issue or to a use, asks again, as the answers say is safe, until everybody has one.
     pub async fn settle(&self, urls: &[String]) {
         let deadline = Instant::now() + PATIENCE;
         for turn in 0.. {
@@ -172,15 +235,22 @@ impl World {
                     open.push(who);
                 }
             }
-            if open.is_empty() {
+            let half_redeemed = self.half_redeemed();
+            if open.is_empty() && half_redeemed.is_empty() {
                 return;
             }
-            assert!(Instant::now() < deadline, "no final answer for {open:?} (coupon, user)");
+            assert!(
+                Instant::now() < deadline,
+                "no final answer for {open:?} (coupon, user), nor for the uses of {half_redeemed:?}"
+            );
             if turn > 0 {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             for (coupon, user) in open {
                 self.issue(&urls[turn % urls.len()], coupon, user).await;
+            }
+            for user_coupon in half_redeemed {
+                self.redeem(&urls[turn % urls.len()], user_coupon).await;
             }
         }
     }

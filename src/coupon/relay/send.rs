@@ -49,7 +49,7 @@ impl Sender {
     /// Sends rows (in the order of their ids), giving up at `until`, when the lanes may be somebody else's.
     ///
     /// 1. What the producer still holds from before is delivered first.
-    /// 2. Wave by wave: every key's next row, then one flush.
+    /// 2. Wave by wave, of what happened at about one time: every key's next row, then one flush.
     /// 3. A wave that fails is sent again row by row, to find out which row it was.
     pub fn send(&mut self, rows: &[UnsentRow], until: Instant) -> Sent {
         let mut sent = Sent::default();
@@ -193,12 +193,23 @@ fn is_refusal(error: &StreamsError) -> bool {
     !matches!(error, StreamsError::Retriable(_) | StreamsError::TaskMigrated(_))
 }
 
-/// Cuts rows into waves: a key's first row is in the first wave, its second in the second, and so on.
+/// How far an event may be behind a later one of somebody else. Statistics bear what is out of order by less than their grace.
+const SPREAD_MAX_MICROS: i64 = 500_000;
+
+/// Cuts rows into waves: a key's first row is in the first wave, its second in the second, and so on; what is more than
+/// [`SPREAD_MAX_MICROS`] younger begins anew. Else the waves of an hour's backlog would be an hour each, one after the other, and the
+/// second events of users old news when they arrive.
 fn waves<'a>(rows: &[&'a UnsentRow]) -> Vec<Vec<&'a UnsentRow>> {
     let mut waves: Vec<Vec<&UnsentRow>> = Vec::new();
     let mut seen: HashMap<&str, usize> = HashMap::with_capacity(rows.len());
+    let (mut first_wave, mut began_at) = (0, None);
     for row in rows {
-        let turn = seen.entry(&row.row.key).or_default();
+        let at = row.row.created_at.micros();
+        if at - *began_at.get_or_insert(at) > SPREAD_MAX_MICROS {
+            (first_wave, began_at) = (waves.len(), Some(at));
+            seen.clear();
+        }
+        let turn = seen.entry(&row.row.key).or_insert(first_wave);
         if waves.len() == *turn {
             waves.push(Vec::new());
         }
@@ -355,6 +366,18 @@ mod tests {
         assert_eq!(sent.acknowledged, [0, 1, 3, 2, 4]);
         assert_eq!(log.log().taken, ["a1", "b1", "c1", "a2", "a3"]);
         assert_eq!(log.log().flushes, 3);
+    }
+
+    #[test]
+    fn a_backlog_keeps_its_order_of_time() {
+        let log = Fake::default();
+        let mut rows = rows(&["a1", "b1", "a2", "c1", "a3", "c2"]);
+        for (row, millis) in rows.iter_mut().zip([0, 100, 500, 501, 900, 60_000]) {
+            row.row.created_at = UtcMicros::clamped(millis * 1_000);
+        }
+        let sent = Sender::new(Arc::new(log.clone())).send(&rows, later());
+        assert_eq!(log.log().taken, ["a1", "b1", "a2", "c1", "a3", "c2"]);
+        assert_eq!((sent.acknowledged.len(), log.log().flushes), (6, 4));
     }
 
     #[test]
