@@ -88,7 +88,10 @@ impl LoneTask {
     /// A task for partition 0 of every topic.
     pub fn new(topology: Topology, config: StreamsConfig) -> Result<Self> {
         let topology = std::sync::Arc::new(topology);
-        let options = TaskOptions::new(topology.clone(), std::sync::Arc::new(config));
+        let options = TaskOptions {
+            partition_counts: std::sync::Arc::new(|_| Ok(1)),
+            ..TaskOptions::new(topology.clone(), std::sync::Arc::new(config))
+        };
         Ok(Self(lone_task(&topology, &options)?))
     }
 
