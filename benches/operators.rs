@@ -172,9 +172,9 @@ time   = "at"
 bad    = "skip"
 fields = { id = "text", customer = "int", amount = "float", kind = "text", at = "timestamp" }
 
-[to.copies]
-from  = "orders"
-topic = "copies"
+[stream.copies]
+from = "orders"
+to   = { topic = "copies", key = "id" }
 "#;
 
 fn decoding(criterion: &mut Criterion) {
