@@ -119,7 +119,9 @@ const CASES: &[Case] = &[
         agree: Last,
         build: |i, out| {
             let counts = i.stream().group_by_key().count();
-            counts.group_by(|_, n| (n.map(i64::to_string), n.copied())).count().to_stream().to(out);
+            let sizes = counts.group_by(|_, n| (n.map(i64::to_string), n.copied())).count().to_stream();
+            // With caches a count that was left within one commit was never there: nobody has it, then or afterwards.
+            sizes.map_values(|_, n| n.copied().filter(|n| *n > 0)).to(out);
         },
     },
 ];
