@@ -95,12 +95,12 @@ pub fn topic(log: &dyn ClientSupplier, partitions: i32) -> String {
 }
 
 fn create(log: &dyn ClientSupplier, name: &str, partitions: i32) {
-    let new = NewTopic {
-        name: name.to_owned(),
-        partitions,
-        replication_factor: -1,
-        config: BTreeMap::from([("cleanup.policy".to_owned(), "delete".to_owned())]),
-    };
+    create_with(log, name, partitions, ("cleanup.policy", "delete"));
+}
+
+fn create_with(log: &dyn ClientSupplier, name: &str, partitions: i32, (key, value): (&str, &str)) {
+    let config = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+    let new = NewTopic { name: name.to_owned(), partitions, replication_factor: -1, config };
     log.admin().unwrap().create_topics(&[new]).unwrap();
     let mut producer = plain_producer(log);
     until("the topic is seen by producers", || {

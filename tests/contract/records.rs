@@ -55,13 +55,8 @@ pub fn records_keep_their_order_and_content(log: &dyn ClientSupplier) {
 pub fn a_record_too_large_is_refused_and_the_others_are_written(log: &dyn ClientSupplier) {
     const MOST: usize = 1_000_000;
     let name = unique("narrow");
-    let config = BTreeMap::from([("max.message.bytes".to_owned(), MOST.to_string())]);
-    log.admin()
-        .unwrap()
-        .create_topics(&[NewTopic { name: name.clone(), partitions: 1, replication_factor: -1, config }])
-        .unwrap();
+    create_with(log, &name, 1, ("max.message.bytes", &MOST.to_string()));
     let mut producer = transactional_producer(log, &unique("tx"));
-    until("the topic is seen by producers", || producer.partition_count(&name).ok());
     producer.begin_transaction().unwrap();
     producer.send(record(&name, 0, "before")).unwrap();
     let large = record(&name, 0, &"x".repeat(2 * MOST));

@@ -261,13 +261,15 @@ impl ChangelogReader {
     /// A new consumer knows nothing of brokers that are gone. What it cannot help against, a transaction that stays open, it tells.
     fn read_anew(&mut self) {
         self.moved = Instant::now();
-        for (partition, restoring) in &self.restoring {
+        // One stands for all: each may have to wait long for a leader that is away.
+        if let Some((partition, restoring)) = self.restoring.first_key_value() {
             let stable = self.consumer.as_mut().map(|consumer| consumer.watermarks(partition));
             tracing::warn!(
                 %partition,
                 position = restoring.position,
                 end = restoring.end,
                 stable = ?stable.and_then(Result::ok).map(|(_, stable)| stable),
+                stores = self.restoring.len(),
                 "restoring stands still; reading with a new consumer"
             );
         }
@@ -297,26 +299,21 @@ mod tests {
 
     use super::*;
     use crate::streams::{
-        client::{
-            Admin, GroupMetadata, NewTopic, OffsetAndMetadata, Polled, Producer, ProducerConfig,
-            embedded::EmbeddedLog,
-        },
+        client::{Admin, NewTopic, Producer, ProducerConfig, embedded::EmbeddedLog},
         record::{Headers, ProducerRecord},
     };
 
-    /// A log whose first reader of committed records is deaf for ever.
+    /// A log whose first reader of committed records reads another one, where nothing ever comes.
     struct FirstReaderDeaf {
         log: EmbeddedLog,
+        silent: EmbeddedLog,
         given: AtomicBool,
     }
 
     impl ClientSupplier for FirstReaderDeaf {
         fn consumer(&self, config: &ConsumerConfig) -> Result<Box<dyn Consumer>> {
-            let consumer = self.log.consumer(config)?;
-            if config.read_committed && !self.given.swap(true, Ordering::Relaxed) {
-                return Ok(Box::new(Deaf(consumer)));
-            }
-            Ok(consumer)
+            let deaf = config.read_committed && !self.given.swap(true, Ordering::Relaxed);
+            if deaf { self.silent.consumer(config) } else { self.log.consumer(config) }
         }
 
         fn producer(&self, config: &ProducerConfig) -> Result<Box<dyn Producer>> {
@@ -328,59 +325,14 @@ mod tests {
         }
     }
 
-    struct Deaf(Box<dyn Consumer>);
-
-    impl Consumer for Deaf {
-        fn poll(&mut self, _: Duration) -> Result<Polled> {
-            Ok(Polled::default())
-        }
-        fn position(&mut self, _: &TopicPartition) -> Result<Option<i64>> {
-            Ok(None)
-        }
-        fn subscribe(&mut self, topics: &[String]) -> Result<()> {
-            self.0.subscribe(topics)
-        }
-        fn assign(&mut self, partitions: &[(TopicPartition, Option<i64>)]) -> Result<()> {
-            self.0.assign(partitions)
-        }
-        fn unassign(&mut self) -> Result<()> {
-            self.0.unassign()
-        }
-        fn seek(&mut self, partition: &TopicPartition, offset: i64) -> Result<()> {
-            self.0.seek(partition, offset)
-        }
-        fn pause(&mut self, partitions: &[TopicPartition]) -> Result<()> {
-            self.0.pause(partitions)
-        }
-        fn resume(&mut self, partitions: &[TopicPartition]) -> Result<()> {
-            self.0.resume(partitions)
-        }
-        fn commit(&mut self, offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>) -> Result<()> {
-            self.0.commit(offsets)
-        }
-        fn committed(
-            &mut self,
-            partitions: &[TopicPartition],
-        ) -> Result<BTreeMap<TopicPartition, OffsetAndMetadata>> {
-            self.0.committed(partitions)
-        }
-        fn watermarks(&mut self, partition: &TopicPartition) -> Result<(i64, i64)> {
-            self.0.watermarks(partition)
-        }
-        fn group_metadata(&self) -> Option<GroupMetadata> {
-            self.0.group_metadata()
-        }
-        fn close(&mut self) {
-            self.0.close();
-        }
-    }
-
     #[test]
     fn a_reader_that_stands_still_is_exchanged() {
-        let log = EmbeddedLog::in_memory();
+        let (log, silent) = (EmbeddedLog::in_memory(), EmbeddedLog::in_memory());
         let config = BTreeMap::new();
         let topic = NewTopic { name: "changelog".into(), partitions: 1, replication_factor: 1, config };
-        log.admin().unwrap().create_topics(&[topic]).unwrap();
+        for log in [&log, &silent] {
+            log.admin().unwrap().create_topics(std::slice::from_ref(&topic)).unwrap();
+        }
         let mut producer = log.producer(&ProducerConfig::default()).unwrap();
         for _ in 0..4 {
             let record = ProducerRecord {
@@ -395,8 +347,8 @@ mod tests {
         }
         producer.flush().unwrap();
 
-        let mut reader =
-            ChangelogReader::new(Arc::new(FirstReaderDeaf { log, given: AtomicBool::new(false) }));
+        let clients = FirstReaderDeaf { log, silent, given: AtomicBool::new(false) };
+        let mut reader = ChangelogReader::new(Arc::new(clients));
         let task = TaskId { subtopology: 0, partition: 0 };
         let changelog = TopicPartition::new("changelog", 0);
         reader.register(task, StoreId(0), "store", changelog, None, None).unwrap();

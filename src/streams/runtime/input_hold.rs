@@ -50,8 +50,9 @@ pub struct InputHold {
 }
 
 impl InputHold {
-    /// Changes it, for all threads.
+    /// Changes it, for all threads. Whoever waited for what held before asks again.
     pub fn set(&self, hold: Hold) {
+        self.awaited.store(false, Ordering::Relaxed);
         *self.hold.lock().unwrap_or_else(PoisonError::into_inner) = hold;
         self.version.fetch_add(1, Ordering::Release);
     }
@@ -61,7 +62,7 @@ impl InputHold {
         self.awaited.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody has asked since the start.
+    /// Whether somebody has asked since it was last set.
     pub fn is_awaited(&self) -> bool {
         self.awaited.load(Ordering::Relaxed)
     }
