@@ -119,7 +119,7 @@ impl TupleForwarder {
     pub(super) fn new(context: NodeContext<'_>, store: &TableStore, send_old_values: bool) -> Self {
         if store.caching {
             let key_serde = store.key_serde.clone();
-            context.forward_on_flush(store.id, move |flush| {
+            context.forward_on_flush(store.id, send_old_values, move |flush| {
                 let timestamp = flush.new.as_ref().map_or(flush.context.timestamp, |value| value.timestamp);
                 Ok(Some(AnyRecord::change(
                     Some(key_serde.deserialize(&flush.key)?),

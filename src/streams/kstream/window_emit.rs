@@ -49,7 +49,7 @@ impl WindowForwarder {
         let caching = builder.caching && strategy == EmitStrategy::OnWindowUpdate;
         if caching {
             let key_serde = key_serde.clone();
-            context.forward_on_flush(id, move |flush| {
+            context.forward_on_flush(id, send_old_values, move |flush| {
                 let (start, end) = flush.window.unwrap_or_default();
                 let timestamp = match (time, &flush.new) {
                     (ResultTime::WindowEnd, _) => end,

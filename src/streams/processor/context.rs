@@ -100,7 +100,7 @@ pub trait TaskContext {
     /// Timestamp of the current record.
     fn context_timestamp(&self) -> Timestamp;
     /// Makes `node` forward what the cache of `store` flushes.
-    fn forward_on_flush(&self, node: NodeId, store: StoreId, convert: FlushConverter);
+    fn forward_on_flush(&self, node: NodeId, store: StoreId, send_old_values: bool, convert: FlushConverter);
     /// Registers a schedule for `node`.
     fn schedule(&self, node: NodeId, interval_ms: i64, kind: PunctuationType) -> ScheduleId;
     /// Ends a schedule.
@@ -261,13 +261,15 @@ impl<'a> NodeContext<'a> {
         self.task.record_context()
     }
 
-    /// Forwards what the cache of `store` flushes from this node.
+    /// Forwards what the cache of `store` flushes from this node; `convert` is told old values only if it asks for them, because each
+    /// costs a read of the store.
     pub fn forward_on_flush(
         &self,
         store: StoreId,
+        send_old_values: bool,
         convert: impl Fn(CacheFlush) -> Result<Option<AnyRecord>> + Send + 'static,
     ) {
-        self.task.forward_on_flush(self.node, store, Box::new(convert));
+        self.task.forward_on_flush(self.node, store, send_old_values, Box::new(convert));
     }
 
     /// Calls [`AnyProcessor::punctuate`](super::AnyProcessor::punctuate) at intervals (streams-semantics 2.18).

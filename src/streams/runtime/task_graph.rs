@@ -781,8 +781,9 @@ impl TaskContext for TaskGraph {
         self.context.borrow().timestamp
     }
 
-    fn forward_on_flush(&self, node: NodeId, store: StoreId, convert: FlushConverter) {
+    fn forward_on_flush(&self, node: NodeId, store: StoreId, send_old_values: bool, convert: FlushConverter) {
         if let Some(Some(local)) = self.stores.get(store.0) {
+            local.store.borrow_mut().as_state_store().send_old_values(send_old_values);
             *local.listener.borrow_mut() = Some((node, convert));
             if let Some(watermarks) = self.watermarks.as_ref().filter(|_| self.store_builder(store).caching) {
                 watermarks.cached(node);

@@ -10,7 +10,7 @@ use std::{
     ops::{Bound, RangeBounds},
 };
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, hash_map::Entry};
 
 /// Hash map with an ordered index of its keys, built on the first bounded scan.
 pub(super) struct IndexedMap<K, V> {
@@ -65,6 +65,19 @@ impl<K: Ord + Hash + Clone, V> IndexedMap<K, V> {
             index.remove(key);
         }
         self.rows.remove(key)
+    }
+
+    /// Takes a row out, key and all, if it is there and `choose` takes it.
+    pub(super) fn take_if(&mut self, key: K, choose: impl FnOnce(&V) -> bool) -> Option<(K, V)> {
+        let Entry::Occupied(entry) = self.rows.entry(key) else { return None };
+        if !choose(entry.get()) {
+            return None;
+        }
+        let (key, value) = entry.remove_entry();
+        if let Some(index) = &mut self.index {
+            index.remove(&key);
+        }
+        Some((key, value))
     }
 
     /// All rows, in no order.

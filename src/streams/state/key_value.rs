@@ -12,6 +12,7 @@ use std::{ops::Bound, sync::Arc};
 
 use super::{
     ChangelogRecord, KeyValueStore, Order, StateStore, ValueAndTimestamp,
+    changed::Changed,
     indexed_map::IndexedMap,
     layout::{restored_key, restored_value},
     sqlite::{SqlRow, SqlTable, StoreMeta, StoreSnapshot, TableSnapshot, Unsaved},
@@ -43,8 +44,8 @@ struct Durable {
     next_save: u32,
     /// The last save known to be durable.
     durable: u32,
-    /// Keys changed since the last snapshot, each once.
-    changed: Vec<ByteKey>,
+    /// Keys changed since the last snapshot.
+    changed: Changed<ByteKey>,
     /// Keys that the snapshot being saved deletes.
     deleting: Vec<ByteKey>,
     /// Rows of the store, approximate.
@@ -83,13 +84,14 @@ impl KeyValueTable {
             }
             return;
         };
+        let rows = self.rows.len();
         match self.rows.get_mut(key.as_slice()) {
             Some(slot) => {
                 durable.rows += u64::from(value.is_some() && slot.value.is_none());
                 durable.rows -= u64::from(value.is_none() && slot.value.is_some()).min(durable.rows);
                 if slot.save != durable.next_save {
                     slot.save = durable.next_save;
-                    durable.changed.push(key);
+                    durable.changed.note(rows, || key);
                 }
                 slot.value = value;
                 slot.used = true;
@@ -99,7 +101,7 @@ impl KeyValueTable {
                     return;
                 }
                 durable.rows += u64::from(value.is_some());
-                durable.changed.push(key.clone());
+                durable.changed.note(rows, || key.clone());
                 self.rows.insert(key, Slot { value, save: durable.next_save, used: true });
             }
         }
@@ -161,7 +163,7 @@ impl Durable {
             table,
             next_save: 1,
             durable: 0,
-            changed: Vec::new(),
+            changed: Changed::default(),
             deleting: Vec::new(),
         })
     }
@@ -201,14 +203,13 @@ impl StateStore for KeyValueTable {
 
     fn unsaved(&self) -> Unsaved {
         self.durable.as_ref().map_or_else(Unsaved::default, |durable| {
-            let changed = durable.changed.len() as u64;
+            let changed = durable.changed.count();
             Unsaved { changed, rows: durable.rows, bytes: changed * ROW_BYTES }
         })
     }
 
     fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
         let Some(durable) = &mut self.durable else { return Ok(None) };
-        let saving = std::mem::take(&mut durable.changed);
         let taken = durable.next_save;
         durable.next_save += 1;
         let row = |key: &ByteKey, slot: Option<&Slot>| SqlRow {
@@ -218,12 +219,12 @@ impl StateStore for KeyValueTable {
             sub: 0,
             value: slot.and_then(|slot| slot.value.clone()),
         };
-        // When many have changed, one walk over the table is cheaper than a look-up in cold memory for each.
-        let rows: Vec<SqlRow> = if saving.len() * 8 >= self.rows.len() {
-            let changed = self.rows.iter().filter(|(_, slot)| slot.save == taken);
-            changed.map(|(key, slot)| row(key, Some(slot))).collect()
-        } else {
-            saving.iter().map(|key| row(key, self.rows.get(key.as_slice()))).collect()
+        let rows: Vec<SqlRow> = match durable.changed.take() {
+            None => {
+                let changed = self.rows.iter().filter(|(_, slot)| slot.save == taken);
+                changed.map(|(key, slot)| row(key, Some(slot))).collect()
+            }
+            Some(changed) => changed.iter().map(|key| row(key, self.rows.get(key.as_slice()))).collect(),
         };
         durable.deleting = rows.iter().filter(|row| row.value.is_none()).map(|row| row.key.clone()).collect();
         let snapshot = TableSnapshot {

@@ -16,6 +16,7 @@ mod builder;
 mod caching;
 mod change_buffer;
 mod change_logging;
+mod changed;
 mod indexed_map;
 mod key_value;
 pub(crate) mod layout;
@@ -23,6 +24,7 @@ mod lru;
 mod segments;
 mod session;
 mod sqlite;
+mod time_index;
 mod versioned;
 mod window;
 
@@ -56,7 +58,7 @@ pub struct CacheFlush {
     pub window: Option<(Timestamp, Timestamp)>,
     /// The new value; `None` = deleted.
     pub new: Option<ValueAndTimestamp>,
-    /// The value in the store below before this flush.
+    /// The value in the store below before this flush, where it is wanted or `new` is `None`.
     pub old: Option<ValueAndTimestamp>,
     /// The context of the last write to the entry.
     pub context: RecordContext,
@@ -84,6 +86,12 @@ pub trait StateStore: Send {
     /// Called on every store before a commit: a suppress buffer logs its changes here.
     fn flush_cache(&mut self) -> Result<Vec<CacheFlush>> {
         Ok(Vec::new())
+    }
+
+    /// Whether [`flush_cache`](Self::flush_cache) is to tell the old value of a new one, too, which costs a read below; it does until it
+    /// is told otherwise (Kafka's `CachedStateStore::setFlushListener`).
+    fn send_old_values(&mut self, wanted: bool) {
+        let _ = wanted;
     }
 
     /// Whether the cache is over its budget: the task should call [`flush_cache`](Self::flush_cache) after the current

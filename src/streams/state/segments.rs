@@ -18,18 +18,16 @@
 //! all its rows are in memory. Then the rows of a key are loaded when the key is first touched, and a listing loads the
 //! rest. Over the budget the oldest segments are let go first.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use super::{
     ValueAndTimestamp,
+    changed::Changed,
     sqlite::{SqlRow, SqlTable, StoreMeta, StoreSnapshot, TableSnapshot, Unsaved},
+    time_index::TimeIndex,
 };
 use crate::streams::{
     error::Result,
@@ -99,36 +97,69 @@ impl Slot {
 /// Rows of one key in one segment, by (time, sub).
 type Slots = SmallVec<[Slot; 1]>;
 
+/// The rows in memory by key.
+type Rows = HashMap<ByteKey, Slots, foldhash::fast::RandomState>;
+
 #[derive(Default)]
 struct Segment {
-    rows: HashMap<ByteKey, Slots, foldhash::fast::RandomState>,
-    /// (time, key) of every row in memory, where the store lists by time.
-    by_time: Option<BTreeSet<(Timestamp, ByteKey)>>,
+    rows: Rows,
+    /// Every row in memory by time, where the store lists by time.
+    by_time: Option<TimeIndex>,
     /// `None` when every row of the segment is in memory; else the keys of which every row is.
     loaded: Option<HashSet<ByteKey, foldhash::fast::RandomState>>,
 }
 
 impl Segment {
     fn new(listing: Listing) -> Self {
-        Self { by_time: (listing == Listing::Time).then(BTreeSet::new), ..Self::default() }
+        Self { by_time: (listing == Listing::Time).then(TimeIndex::default), ..Self::default() }
+    }
+
+    /// Notes that a key has a row of a time, and had none before.
+    fn index(&mut self, key: &ByteKey, time: Timestamp) {
+        if let Some(by_time) = &mut self.by_time {
+            by_time.add(time, key.clone(), |key, time| has(&self.rows, key, time));
+        }
+    }
+
+    /// Forgets the row at a place of a key.
+    fn forget(&mut self, key: &[u8], at: usize) {
+        let Some(slots) = self.rows.get_mut(key) else { return };
+        let time = slots.remove(at).time;
+        let last_of_time = !slots.iter().any(|slot| slot.time == time);
+        if slots.is_empty() {
+            self.rows.remove(key);
+        }
+        if let Some(by_time) = &mut self.by_time
+            && last_of_time
+        {
+            by_time.remove(time);
+        }
     }
 
     /// Adds rows of the file that memory does not know.
     fn load(&mut self, rows: Vec<SqlRow>) -> usize {
         let mut added = 0;
         for SqlRow { key, time, sub, value, .. } in rows {
-            if let Some(by_time) = &mut self.by_time {
-                by_time.insert((time, key.clone()));
-            }
-            let slots = self.rows.entry(key).or_default();
+            let slots = self.rows.entry(key.clone()).or_default();
             if let Err(at) = slots.binary_search_by_key(&(time, sub), Slot::id) {
+                let first_of_time = !slots.iter().any(|slot| slot.time == time);
                 slots.insert(at, Slot { time, sub, save: 0, value });
                 added += 1;
+                if first_of_time {
+                    self.index(&key, time);
+                }
             }
         }
         added
     }
 }
+
+fn has(rows: &Rows, key: &ByteKey, time: Timestamp) -> bool {
+    rows.get(key.as_slice()).is_some_and(|slots| slots.iter().any(|slot| slot.time == time))
+}
+
+/// Segment, key, time, sub.
+type RowId = (i64, ByteKey, Timestamp, i64);
 
 /// What segments with a state file keep besides their rows.
 struct Durable {
@@ -137,10 +168,10 @@ struct Durable {
     next_save: u32,
     /// The last save known to be durable.
     durable: u32,
-    /// Rows changed since the last snapshot, each once: segment, key, time, sub.
-    changed: Vec<(i64, ByteKey, Timestamp, i64)>,
-    /// Rows of the snapshot being saved.
-    saving: Vec<(i64, ByteKey, Timestamp, i64)>,
+    /// Rows changed since the last snapshot.
+    changed: Changed<RowId>,
+    /// Rows that the snapshot being saved removes.
+    removing: Vec<RowId>,
     /// Segments expired since the last snapshot.
     expired: bool,
     /// Rows of the store in file and memory, approximate.
@@ -207,8 +238,8 @@ impl Segments {
             table,
             next_save: 1,
             durable: 0,
-            changed: Vec::new(),
-            saving: Vec::new(),
+            changed: Changed::default(),
+            removing: Vec::new(),
             expired: false,
             rows: meta.rows,
         });
@@ -300,12 +331,10 @@ impl Segments {
     pub(super) fn put(&mut self, key: ByteKey, time: Timestamp, sub: i64, value: ValueAndTimestamp) {
         let (listing, id) = (self.listing, time / self.interval_ms);
         let segment = self.segments.entry(id).or_insert_with(|| Segment::new(listing));
-        if let Some(by_time) = &mut segment.by_time {
-            by_time.insert((time, key.clone()));
-        }
         let save = self.durable.as_ref().map_or(0, |durable| durable.next_save);
         let mut was = 0;
         let mut new = true;
+        let first_of_time;
         // Looked up by reference first: a key already there is not copied.
         let slots = match segment.rows.get_mut(key.as_slice()) {
             Some(slots) => slots,
@@ -313,6 +342,7 @@ impl Segments {
         };
         // Times mostly grow, so the place is mostly the end.
         if slots.last().is_none_or(|last| last.id() < (time, sub)) {
+            first_of_time = slots.last().is_none_or(|last| last.time != time);
             slots.push(Slot { time, sub, save, value: Some(value) });
             self.len += 1;
         } else {
@@ -322,17 +352,22 @@ impl Segments {
                     (was, new) = (slot.save, slot.value.is_none());
                     slot.save = save;
                     slot.value = Some(value);
+                    first_of_time = false;
                 }
                 Err(at) => {
+                    first_of_time = !slots.iter().any(|slot| slot.time == time);
                     slots.insert(at, Slot { time, sub, save, value: Some(value) });
                     self.len += 1;
                 }
             }
         }
+        if first_of_time {
+            segment.index(&key, time);
+        }
         if let Some(durable) = &mut self.durable {
             durable.rows += u64::from(new);
             if was != save {
-                durable.changed.push((id, key, time, sub));
+                durable.changed.note(self.len, || (id, key, time, sub));
             }
         }
     }
@@ -357,30 +392,25 @@ impl Segments {
                     std::mem::replace(&mut slot.save, save)
                 }
                 Err(at) if incomplete => {
+                    let first_of_time = !slots.iter().any(|slot| slot.time == time);
                     slots.insert(at, Slot { time, sub, save, value: None });
                     self.len += 1;
+                    if first_of_time {
+                        segment.index(&ByteKey::new(key), time);
+                    }
                     0
                 }
                 Err(_) => return,
             };
             if was != save {
-                durable.changed.push((id, ByteKey::new(key), time, sub));
+                durable.changed.note(self.len, || (id, ByteKey::new(key), time, sub));
             }
             return;
         }
-        let Some(slots) = segment.rows.get_mut(key) else { return };
+        let Some(slots) = segment.rows.get(key) else { return };
         let Ok(at) = slots.binary_search_by_key(&(time, sub), Slot::id) else { return };
-        slots.remove(at);
+        segment.forget(key, at);
         self.len -= 1;
-        let last_of_time = !slots.iter().any(|slot| slot.time == time);
-        if slots.is_empty() {
-            segment.rows.remove(key);
-        }
-        if let Some(by_time) = &mut segment.by_time
-            && last_of_time
-        {
-            by_time.remove(&(time, ByteKey::new(key)));
-        }
     }
 
     /// Brings the rows of a key into memory in the segments `from..=to`.
@@ -474,8 +504,8 @@ impl Segments {
         let (first, last) = (from / self.interval_ms, to / self.interval_ms);
         self.bound_loaded();
         self.load(first, last)?;
-        for (_, segment) in self.segments.range(first..=last) {
-            match &segment.by_time {
+        for (_, segment) in self.segments.range_mut(first..=last) {
+            match &mut segment.by_time {
                 None => {
                     let mut keys: Vec<&ByteKey> = segment.rows.keys().collect();
                     keys.sort_unstable();
@@ -486,10 +516,8 @@ impl Segments {
                     }
                 }
                 Some(by_time) => {
-                    let range = (from, ByteKey::default())..;
-                    for (time, key) in by_time.range(range).take_while(|(time, _)| *time <= to) {
-                        // Every entry of the index has rows: they are added and removed together.
-                        let slots = &segment.rows[key];
+                    for (time, key) in by_time.between(from, to) {
+                        let Some(slots) = segment.rows.get(key) else { continue };
                         let first = slots.partition_point(|slot| slot.time < *time);
                         let slots = slots[first..].iter().take_while(|slot| slot.time == *time);
                         found.extend(slots.filter_map(Slot::row).map(|row| (key.clone(), row)));
@@ -502,7 +530,7 @@ impl Segments {
 
     pub(super) fn unsaved(&self) -> Unsaved {
         self.durable.as_ref().map_or_else(Unsaved::default, |durable| {
-            let changed = durable.changed.len() as u64;
+            let changed = durable.changed.count();
             // Expired rows count as one change, so that the file is not left to keep them.
             let changed = changed + u64::from(changed == 0 && durable.expired);
             Unsaved { changed, rows: durable.rows, bytes: changed * ROW_BYTES }
@@ -513,19 +541,42 @@ impl Segments {
     pub(super) fn snapshot(&mut self, seq: u32) -> Option<StoreSnapshot> {
         let first_alive = self.first_alive();
         let durable = self.durable.as_mut()?;
-        durable.saving = std::mem::take(&mut durable.changed);
-        durable.saving.retain(|(segment, ..)| *segment >= first_alive);
+        let taken = durable.next_save;
         durable.next_save += 1;
-        let rows = durable.saving.iter().map(|(segment, key, time, sub)| {
-            let slots = self.segments.get(segment).and_then(|segment| segment.rows.get(key.as_slice()));
-            let value = slots.and_then(|slots| {
-                let at = slots.binary_search_by_key(&(*time, *sub), Slot::id).ok()?;
-                slots[at].value.clone()
-            });
-            SqlRow { segment: *segment, key: key.clone(), time: *time, sub: *sub, value }
-        });
+        let row = |segment: i64, key: &ByteKey, slot: &Slot| SqlRow {
+            segment,
+            key: key.clone(),
+            time: slot.time,
+            sub: slot.sub,
+            value: slot.value.clone(),
+        };
+        let alive = self.segments.range(first_alive..);
+        let rows: Vec<SqlRow> = match durable.changed.take() {
+            None => {
+                let slots = alive.flat_map(|(id, segment)| {
+                    segment
+                        .rows
+                        .iter()
+                        .flat_map(move |(key, slots)| slots.iter().map(move |slot| (*id, key, slot)))
+                });
+                let changed = slots.filter(|(.., slot)| slot.save == taken);
+                changed.map(|(id, key, slot)| row(id, key, slot)).collect()
+            }
+            Some(changed) => {
+                let found = changed.iter().filter(|(id, ..)| *id >= first_alive);
+                found
+                    .filter_map(|(id, key, time, sub)| {
+                        let slots = self.segments.get(id)?.rows.get(key.as_slice())?;
+                        let at = slots.binary_search_by_key(&(*time, *sub), Slot::id).ok()?;
+                        Some(row(*id, key, &slots[at]))
+                    })
+                    .collect()
+            }
+        };
+        let removed = rows.iter().filter(|row| row.value.is_none());
+        durable.removing = removed.map(|row| (row.segment, row.key.clone(), row.time, row.sub)).collect();
         let snapshot = TableSnapshot {
-            rows: rows.collect(),
+            rows,
             replaced: Vec::new(),
             first_segment: std::mem::take(&mut durable.expired).then_some(first_alive),
             meta: StoreMeta { observed: self.observed, seq, rows: durable.rows },
@@ -537,24 +588,14 @@ impl Segments {
     pub(super) fn mark_saved(&mut self) {
         let Some(durable) = &mut self.durable else { return };
         durable.durable = durable.next_save - 1;
-        for (id, key, time, sub) in std::mem::take(&mut durable.saving) {
+        for (id, key, time, sub) in std::mem::take(&mut durable.removing) {
             let Some(segment) = self.segments.get_mut(&id) else { continue };
-            let Some(slots) = segment.rows.get_mut(key.as_slice()) else { continue };
+            let Some(slots) = segment.rows.get(key.as_slice()) else { continue };
             let Ok(at) = slots.binary_search_by_key(&(time, sub), Slot::id) else { continue };
             // A removal that the file knows needs no row, unless it was written again meanwhile.
-            if slots[at].value.is_some() || slots[at].save > durable.durable {
-                continue;
-            }
-            slots.remove(at);
-            self.len -= 1;
-            let last_of_time = !slots.iter().any(|slot| slot.time == time);
-            if slots.is_empty() {
-                segment.rows.remove(key.as_slice());
-            }
-            if let Some(by_time) = &mut segment.by_time
-                && last_of_time
-            {
-                by_time.remove(&(time, key));
+            if slots[at].value.is_none() && slots[at].save <= durable.durable {
+                segment.forget(&key, at);
+                self.len -= 1;
             }
         }
         self.evict();
@@ -590,7 +631,7 @@ impl Segments {
             segment.loaded = Some(kept.cloned().collect());
             let rows = &segment.rows;
             if let Some(by_time) = &mut segment.by_time {
-                by_time.retain(|(_, key)| rows.contains_key(key));
+                by_time.retain(|key, _| rows.contains_key(key));
             }
         }
     }

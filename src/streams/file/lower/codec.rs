@@ -143,10 +143,19 @@ fn write_text(tag: u8, text: &str, out: &mut Vec<u8>) {
 }
 
 /// Appends bytes with their length before them.
-pub(super) fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+fn write_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    write_sized(out, |out| out.extend_from_slice(bytes));
+}
+
+/// Appends what `write` appends, with its length before it.
+pub(super) fn write_sized<T>(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    let written = write(out);
     // No record is longer than 32 bits count.
-    out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-    out.extend_from_slice(bytes);
+    let length = (out.len() - start - 4) as u32;
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+    written
 }
 
 /// Bytes being read.

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use smallvec::SmallVec;
 
 use super::{
-    codec::{Input, malformed, write, write_bytes},
+    codec::{Input, malformed, write, write_sized},
     evaluated, key_of, row_of,
 };
 use crate::streams::{
@@ -93,9 +93,10 @@ struct SideRow {
     row: Row,
 }
 
-/// The rows of one key and time on one side, in the order in which they came.
+/// The rows of one key and time on one side, in the order in which they came. Nearly always one, and there are as many of these as
+/// the join's window has records: a list that grows in steps would take four times the room.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct SideRows(Vec<SideRow>);
+pub(super) struct SideRows(SmallVec<[SideRow; 1]>);
 
 struct SideRowsSerde {
     columns: usize,
@@ -104,10 +105,11 @@ struct SideRowsSerde {
 impl Serde<SideRows> for SideRowsSerde {
     fn serialize(&self, rows: &SideRows, out: &mut Vec<u8>) -> Result<(), ProcessingError> {
         for held in &rows.0 {
-            let mut row = vec![u8::from(held.matched)];
-            held.row.iter().for_each(|datum| write(datum, &mut row));
             out.extend_from_slice(&held.time.to_be_bytes());
-            write_bytes(&row, out);
+            write_sized(out, |out| {
+                out.push(u8::from(held.matched));
+                held.row.iter().for_each(|datum| write(datum, out));
+            });
         }
         Ok(())
     }
@@ -125,7 +127,7 @@ impl Serde<SideRows> for SideRowsSerde {
 
     fn deserialize(&self, bytes: &[u8]) -> Result<SideRows, ProcessingError> {
         let mut input = Input(bytes);
-        let mut rows = Vec::new();
+        let mut rows = SmallVec::new();
         let mut read = || {
             let time = input.number()?;
             let (matched, row) = input.bytes()?.split_first()?;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 
-use super::codec::{Input, from_sql, malformed, sql_type, to_sql, write_bytes};
+use super::codec::{Input, from_sql, malformed, sql_type, to_sql, write_sized};
 use crate::streams::{
     error::ProcessingError,
     file::{
@@ -244,10 +244,7 @@ impl Serde<PartialState> for PartialSerde {
     fn serialize(&self, partial: &PartialState, out: &mut Vec<u8>) -> Result<(), ProcessingError> {
         out.extend_from_slice(&partial.start.to_be_bytes());
         out.extend_from_slice(&partial.time.to_be_bytes());
-        let mut state = Vec::new();
-        self.0.serialize(&partial.state, &mut state)?;
-        write_bytes(&state, out);
-        Ok(())
+        write_sized(out, |out| self.0.serialize(&partial.state, out))
     }
 
     fn deserialize(&self, bytes: &[u8]) -> Result<PartialState, ProcessingError> {

@@ -1,7 +1,7 @@
 //! The record cache: the layer on top of a store (Kafka's `Caching…Store` over `NamedCache`).
 //!
 //! A write stays here until the flush. The flush takes the entries in order of their *last* write, one per key with
-//! its latest value; reads the old value from the store below; skips an entry whose new and old values are both null;
+//! its latest value; reads the old value from the store below, if it is wanted; skips an entry whose new and old values are both null;
 //! else writes it below and hands it out for forwarding. Reads look here first.
 //!
 //! With `keep_clean` (Kafka Streams' behaviour) flushed entries stay readable, *even after the store below has expired
@@ -108,7 +108,17 @@ impl<K: Ord + Hash + Clone> Cache<K> {
     /// Takes the dirty entries in order of their last write and leaves them clean, or gone.
     fn take_dirty(&mut self) -> Vec<Dirty<K>> {
         let mut out = Vec::with_capacity(self.dirty);
-        for (written, key) in mem::take(&mut self.writes) {
+        let writes = mem::take(&mut self.writes);
+        self.dirty = 0;
+        if !self.options.keep_clean {
+            for (written, key) in writes {
+                if let Some((key, entry)) = self.entries.take_if(key, |entry| entry.written == written) {
+                    out.push(Dirty { key, value: entry.value, context: entry.context });
+                }
+            }
+            return out;
+        }
+        for (written, key) in writes {
             let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.written == written) else {
                 continue;
             };
@@ -120,12 +130,7 @@ impl<K: Ord + Hash + Clone> Cache<K> {
             }
             out.push(Dirty { key, value, context });
         }
-        self.dirty = 0;
-        if self.options.keep_clean {
-            self.evict_clean();
-        } else {
-            self.entries.clear();
-        }
+        self.evict_clean();
         out
     }
 
@@ -179,17 +184,22 @@ impl<K: Ord + Hash + Clone> Cache<K> {
     }
 }
 
-/// Flushes: see the module. `read` gives the old value from below, `write` writes below.
+/// Flushes: see the module. `read` gives the old value from below, `write` writes below. A value that replaces another is not asked for
+/// that other unless `send_old_values`.
 fn flush<K, S: ?Sized>(
     below: &mut S,
     dirty: Vec<Dirty<K>>,
+    send_old_values: bool,
     read: impl Fn(&mut S, &K) -> Result<Option<ValueAndTimestamp>>,
     write: impl Fn(&mut S, &Dirty<K>) -> Result<()>,
     describe: impl Fn(Dirty<K>, Option<ValueAndTimestamp>) -> super::CacheFlush,
 ) -> Result<Vec<super::CacheFlush>> {
     let mut flushed = Vec::with_capacity(dirty.len());
     for entry in dirty {
-        let old = read(below, &entry.key)?;
+        let old = match &entry.value {
+            Some(_) if !send_old_values => None,
+            _ => read(below, &entry.key)?,
+        };
         if entry.value.is_none() && old.is_none() {
             continue;
         }
