@@ -8,8 +8,8 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use sluice::streams::{
     internals::{
-        CacheOptions, KeyValueStore, Order, SavePolicy, SavedOffsets, SessionStore, Store, StoreEnvironment,
-        TaskDb, TaskDbOptions, ValueAndTimestamp, WindowStore,
+        CacheOptions, KeyValueStore, Order, SavePolicy, SavedOffsets, SessionStore, StateMemory, Store,
+        StoreEnvironment, TaskDb, TaskDbOptions, ValueAndTimestamp, WindowStore,
     },
     record::{ByteKey, ConsumerRecord, Headers, RecordContext},
     serdes::HasSerde,
@@ -60,7 +60,8 @@ fn open(folder: &tempfile::TempDir, budget_bytes: u64) -> TaskDb {
     let options = TaskDbOptions {
         path: folder.path().join("0_0.db"),
         task: "0_0".to_owned(),
-        policy: SavePolicy { budget_bytes, ..SavePolicy::default() },
+        policy: SavePolicy::default(),
+        memory: StateMemory::new(budget_bytes),
     };
     TaskDb::open(options).expect("the state file can be opened").0
 }

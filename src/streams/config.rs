@@ -57,7 +57,7 @@ pub struct StreamsConfig {
     pub processing_guarantee: ProcessingGuarantee,
     /// Time between commits.
     pub commit_interval: Duration,
-    /// Budget for record caches and write buffers of the process, bytes.
+    /// Budget for state in memory, not yet saved and hot, of all tasks of the application, and of a quarter of it for record caches, bytes.
     pub buffer_bytes_max: usize,
     /// Records buffered per input partition before it is paused.
     pub buffered_records_per_partition: usize,

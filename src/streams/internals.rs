@@ -26,8 +26,9 @@ pub use super::{
         create_internal_topics, plan_partitions,
     },
     state::{
-        CacheOptions, KeyValueStore, Order, SavePolicy, SavedOffsets, SessionStore, Store, StoreEnvironment,
-        TaskDb, TaskDbOptions, ValueAndTimestamp, VersionedRecord, VersionedStore, WindowStore,
+        CacheOptions, KeyValueStore, Order, SavePolicy, SavedOffsets, SessionStore, StateMemory, Store,
+        StoreEnvironment, TaskDb, TaskDbOptions, ValueAndTimestamp, VersionedRecord, VersionedStore,
+        WindowStore,
     },
     topology::changelog_topic,
 };

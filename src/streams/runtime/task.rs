@@ -26,7 +26,7 @@ use crate::streams::{
     error::{Result, StreamsError},
     processor::{DropReason, ErrorHandlers, NodeId, StoreId, TaskContext},
     record::{ConsumerRecord, ProducerRecord, Timestamp, TopicPartition},
-    state::{SavedOffsets, Store, TaskDb},
+    state::{SavedOffsets, StateMemory, Store, TaskDb},
     topology::{NodeKind, SinkTopic, TimestampExtractor, Topology, fail_on_invalid_timestamp},
 };
 
@@ -51,11 +51,14 @@ pub struct TaskOptions {
     pub standby: StandbyRole,
     /// How far external inputs may be read; shared by all threads.
     pub hold: Arc<InputHold>,
+    /// What the stores of all tasks may take; shared by all threads.
+    pub memory: Arc<StateMemory>,
 }
 
 impl TaskOptions {
     /// Options with the default extractor (FailOnInvalidTimestamp) and handlers, no global stores.
     pub fn new(topology: Arc<Topology>, config: Arc<StreamsConfig>) -> Self {
+        let memory = StateMemory::new(config.buffer_bytes_max as u64);
         Self {
             topology,
             config,
@@ -68,6 +71,7 @@ impl TaskOptions {
             steps: None,
             standby: StandbyRole::default(),
             hold: Arc::default(),
+            memory,
         }
     }
 }

@@ -42,11 +42,11 @@ pub(super) fn open(options: &TaskOptions, id: TaskId) -> Result<Option<TaskDb>> 
     let policy = SavePolicy {
         min_rows: config.save_rows_min,
         max_age_ms: config.save_age_max.as_millis() as i64,
-        budget_bytes: config.buffer_bytes_max as u64,
         timing: config.save_timing,
         ..SavePolicy::default()
     };
-    let (db, _) = TaskDb::open(TaskDbOptions { path, task: id.to_string(), policy })?;
+    let (db, _) =
+        TaskDb::open(TaskDbOptions { path, task: id.to_string(), policy, memory: options.memory.clone() })?;
     let names = stores.iter().filter(persistent);
     db.keep_only(&names.map(|id| topology.stores[id.0].builder.name.as_str()).collect())?;
     Ok(Some(db))

@@ -9,7 +9,7 @@ use super::{
     change_logging::ChangeLogging,
     key_value::KeyValueTable,
     lru::LruTable,
-    segments::{Expiry, Listing, Segments, millis, segment_interval},
+    segments::{Expiry, Listing, SEGMENT_INTERVAL_MIN_MS, Segments, millis, segment_interval},
     session::SessionTable,
     sqlite::{SqlTable, TableShape, TaskDb},
     versioned::VersionedTable,
@@ -121,6 +121,9 @@ pub struct StoreBuilder {
     pub logging: bool,
     /// Where rows live.
     pub backend: Backend,
+    /// Window and session stores: how much time the rows have that are loaded, let go of and expire together, a minute at least; `None` = half
+    /// of the retention, as in Kafka Streams. For stores whose operator removes the rows itself.
+    pub segment_interval: Option<Duration>,
 }
 
 impl StoreBuilder {
@@ -134,6 +137,7 @@ impl StoreBuilder {
             caching: false,
             logging: true,
             backend: Backend::Persistent,
+            segment_interval: None,
         }
     }
 
@@ -159,6 +163,10 @@ impl StoreBuilder {
             )));
         }
         let serde = || self.value_serde.clone();
+        let interval = |retention: &Duration| match self.segment_interval {
+            Some(interval) => millis(interval).max(SEGMENT_INTERVAL_MIN_MS),
+            None => segment_interval(millis(*retention)),
+        };
         let counts_prefixes = in_memory && environment.semantics == Semantics::Kafka43;
         let table = |shape: TableShape| match &environment.db {
             Some(db) if !in_memory => SqlTable::open(db.shared().clone(), self, shape).map(Some),
@@ -187,14 +195,14 @@ impl StoreBuilder {
                 let listing = listing(*time_ordered);
                 let table = table(TableShape::Window { size_ms: millis(*window_size) })?;
                 let inclusive = *time_ordered && !in_memory;
-                let rows = Segments::new(*retention, expiry, listing, inclusive, table)?;
+                let interval = interval(retention);
+                let rows = Segments::new(*retention, interval, expiry, listing, inclusive, table)?;
                 let mut store: Box<dyn WindowStore> =
                     Box::new(WindowTable::new(&self.name, serde(), *duplicates, rows)?);
                 if self.logging {
                     store = Box::new(ChangeLogging::new(store, serde(), *timestamped));
                 }
                 if let (Some(options), false) = (cache, *duplicates) {
-                    let interval = segment_interval(millis(*retention));
                     let size = millis(*window_size);
                     store = Box::new(CachingWindow::new(store, options, size, listing, interval));
                 }
@@ -202,13 +210,14 @@ impl StoreBuilder {
             }
             StoreKind::Session { retention, time_ordered } => {
                 let listing = listing(*time_ordered);
-                let rows = Segments::new(*retention, expiry, listing, false, table(TableShape::Session)?)?;
+                let interval = interval(retention);
+                let table = table(TableShape::Session)?;
+                let rows = Segments::new(*retention, interval, expiry, listing, false, table)?;
                 let mut store: Box<dyn SessionStore> = Box::new(SessionTable::new(&self.name, serde(), rows));
                 if self.logging {
                     store = Box::new(ChangeLogging::new(store, serde(), false));
                 }
                 if let Some(options) = cache {
-                    let interval = segment_interval(millis(*retention));
                     store = Box::new(CachingSession::new(store, options, expiry, interval));
                 }
                 Store::Session(store)

@@ -15,6 +15,7 @@ use super::{
     changed::Changed,
     indexed_map::IndexedMap,
     layout::{restored_key, restored_value},
+    memory::{RowSize, Share},
     sqlite::{SqlRow, SqlTable, StoreMeta, StoreSnapshot, TableSnapshot, Unsaved},
 };
 use crate::streams::{
@@ -23,8 +24,8 @@ use crate::streams::{
     serdes::AnySerde,
 };
 
-/// Estimated memory of a row: key, slot, value, table, lists.
-const ROW_BYTES: u64 = 200;
+/// What a row takes besides its content: key, slot, table, lists.
+const ROW_BYTES: u64 = 150;
 
 struct Slot {
     /// `None`: deleted, and the file does not know yet.
@@ -50,6 +51,8 @@ struct Durable {
     deleting: Vec<ByteKey>,
     /// Rows of the store, approximate.
     rows: u64,
+    share: Share,
+    row_size: RowSize,
 }
 
 /// Key-value rows in memory.
@@ -84,6 +87,9 @@ impl KeyValueTable {
             }
             return;
         };
+        if let Some(value) = &value {
+            durable.row_size.weigh(&key, &value.value, &self.value_serde);
+        }
         let rows = self.rows.len();
         match self.rows.get_mut(key.as_slice()) {
             Some(slot) => {
@@ -134,14 +140,12 @@ impl KeyValueTable {
         Ok(found)
     }
 
-    /// Drops saved rows until three quarters of the budget are used. Two rounds: those not used since the last time, then any.
+    /// Drops saved rows while there is too much in memory. Two rounds: those not used since the last time, then any.
     fn evict(&mut self) {
         let Some(durable) = &mut self.durable else { return };
-        let budget = durable.table.shared().budget_bytes();
-        if self.rows.len() as u64 * ROW_BYTES <= budget {
-            return;
-        }
-        let mut excess = (self.rows.len() as u64 - budget / ROW_BYTES / 4 * 3) as usize;
+        let (rows, row) = (self.rows.len(), durable.row_size.bytes());
+        let Some(keep) = durable.share.excess(rows as u64 * row) else { return };
+        let mut excess = rows.saturating_sub((keep / row) as usize);
         let saved = durable.durable;
         for round in 0..2 {
             let before = self.rows.len();
@@ -152,6 +156,7 @@ impl KeyValueTable {
             });
             durable.complete &= self.rows.len() == before;
         }
+        durable.share.note(self.rows.len() as u64 * row);
     }
 }
 
@@ -160,6 +165,8 @@ impl Durable {
         Ok(Self {
             complete: table.is_empty()?,
             rows: table.meta()?.rows,
+            share: table.shared().share(),
+            row_size: RowSize::new(ROW_BYTES),
             table,
             next_save: 1,
             durable: 0,
@@ -203,8 +210,9 @@ impl StateStore for KeyValueTable {
 
     fn unsaved(&self) -> Unsaved {
         self.durable.as_ref().map_or_else(Unsaved::default, |durable| {
-            let changed = durable.changed.count();
-            Unsaved { changed, rows: durable.rows, bytes: changed * ROW_BYTES }
+            let (changed, row) = (durable.changed.count(), durable.row_size.bytes());
+            durable.share.note(self.rows.len() as u64 * row);
+            Unsaved { changed, rows: durable.rows, bytes: changed * row }
         })
     }
 

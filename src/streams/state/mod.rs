@@ -21,6 +21,8 @@ mod indexed_map;
 mod key_value;
 pub(crate) mod layout;
 mod lru;
+mod memory;
+
 mod segments;
 mod session;
 mod sqlite;
@@ -32,6 +34,7 @@ mod window;
 mod tests;
 
 pub use builder::{Backend, CacheOptions, StoreBuilder, StoreEnvironment, StoreKind};
+pub use memory::StateMemory;
 pub use sqlite::{SavePolicy, SavedOffsets, TaskDb, TaskDbOptions};
 pub(crate) use sqlite::{StoreSnapshot, Unsaved};
 

@@ -15,10 +15,10 @@
 //!
 //! With a state file the segments are a write buffer over it, as a key-value table is: changed rows are unsaved until
 //! a save that took them is durable, a removed row stays without a value until then. A segment may be *incomplete*: not
-//! all its rows are in memory. Then the rows of a key are loaded when the key is first touched, and a listing loads the
-//! rest. Over the budget the oldest segments are let go first.
+//! all its rows are in memory. Then the rows of a key are loaded when the key is first touched (never, where the key is known to have none in
+//! the file), and a listing loads the rest. Over the budget the oldest segments are let go first.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, hash::BuildHasher, sync::Arc, time::Duration};
 
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
@@ -26,16 +26,25 @@ use smallvec::SmallVec;
 use super::{
     ValueAndTimestamp,
     changed::Changed,
+    memory::{RowSize, Share},
     sqlite::{SqlRow, SqlTable, StoreMeta, StoreSnapshot, TableSnapshot, Unsaved},
     time_index::TimeIndex,
 };
 use crate::streams::{
     error::Result,
-    record::{ByteKey, Timestamp},
+    record::{AnyValue, ByteKey, Timestamp},
+    serdes::AnySerde,
 };
 
-/// Estimated memory of a row: key, row, value, table, lists.
-const ROW_BYTES: u64 = 220;
+/// What a row takes besides its content: key, slot, table, lists.
+const ROW_BYTES: u64 = 250;
+/// What a key takes that is known to be all in memory, and one that is known not to be.
+const LOADED_BYTES: u64 = 60;
+const AWAY_BYTES: u64 = 12;
+/// Pieces in which a segment is loaded that is listed piece by piece.
+const PIECES: i64 = 16;
+/// Rows and keys loaded between two looks at the budget.
+const LOADS_MAX: usize = 4_096;
 
 /// Which store's expiry rules hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +64,12 @@ pub(super) enum Listing {
     Time,
 }
 
+/// No segment is shorter.
+pub(super) const SEGMENT_INTERVAL_MIN_MS: i64 = 60_000;
+
 /// Length of a segment for a retention.
 pub(super) fn segment_interval(retention_ms: i64) -> i64 {
-    (retention_ms / 2).max(60_000)
+    (retention_ms / 2).max(SEGMENT_INTERVAL_MIN_MS)
 }
 
 /// A duration as milliseconds, the largest number when it does not fit.
@@ -105,8 +117,19 @@ struct Segment {
     rows: Rows,
     /// Every row in memory by time, where the store lists by time.
     by_time: Option<TimeIndex>,
-    /// `None` when every row of the segment is in memory; else the keys of which every row is.
-    loaded: Option<HashSet<ByteKey, foldhash::fast::RandomState>>,
+    /// `None` when every row of the segment is in memory.
+    partly: Option<Partly>,
+}
+
+/// Which rows of a segment are in memory.
+#[derive(Default)]
+struct Partly {
+    /// Hashes of the keys that may have rows in the file only; `None`: any key may.
+    away: Option<HashSet<u64, foldhash::fast::RandomState>>,
+    /// Times of which every row is in memory: first and last.
+    listed: Option<(Timestamp, Timestamp)>,
+    /// Keys of which every row is in memory all the same.
+    loaded: HashSet<ByteKey, foldhash::fast::RandomState>,
 }
 
 impl Segment {
@@ -134,6 +157,58 @@ impl Segment {
         {
             by_time.remove(time);
         }
+    }
+
+    /// Estimated memory of what is known of the file.
+    fn known_bytes(&self) -> u64 {
+        self.partly.as_ref().map_or(0, |partly| {
+            let away = partly.away.as_ref().map_or(0, HashSet::len) as u64;
+            away * AWAY_BYTES + partly.loaded.len() as u64 * LOADED_BYTES
+        })
+    }
+
+    /// Whether the file may have rows of a key that memory has not.
+    fn lacks(&self, key: &[u8]) -> bool {
+        self.partly.as_ref().is_some_and(|partly| {
+            let away = |away: &HashSet<u64, _>| away.contains(&self.rows.hasher().hash_one(key));
+            partly.away.as_ref().is_none_or(away) && !partly.loaded.contains(key)
+        })
+    }
+
+    /// Lets go of `excess` rows, or as many as are saved; returns how many.
+    fn evict(&mut self, saved: u32, excess: usize) -> usize {
+        let mut partly = self
+            .partly
+            .take()
+            .unwrap_or_else(|| Partly { away: Some(HashSet::default()), ..Partly::default() });
+        let hasher = self.rows.hasher().clone();
+        let mut gone = 0;
+        self.rows.retain(|key, slots| {
+            if gone >= excess || slots.iter().any(|slot| slot.save > saved) {
+                return true;
+            }
+            gone += slots.len();
+            if let Some(away) = &mut partly.away {
+                away.insert(hasher.hash_one(key.as_slice()));
+            }
+            false
+        });
+        // Keys without rows in memory are not worth knowing.
+        partly.loaded.retain(|key| self.rows.contains_key(key.as_slice()));
+        if gone > 0 {
+            partly.listed = None;
+            if self.rows.len() * 4 < self.rows.capacity() {
+                self.rows.shrink_to_fit();
+            }
+            let rows = &self.rows;
+            if let Some(by_time) = &mut self.by_time {
+                by_time.retain(|key, _| rows.contains_key(key.as_slice()));
+            }
+        }
+        // A segment that was whole and has lost nothing still is.
+        let whole = partly.away.as_ref().is_some_and(HashSet::is_empty);
+        self.partly = (!whole).then_some(partly);
+        gone
     }
 
     /// Adds rows of the file that memory does not know.
@@ -176,6 +251,7 @@ struct Durable {
     expired: bool,
     /// Rows of the store in file and memory, approximate.
     rows: u64,
+    share: Share,
 }
 
 /// Rows in segments of time.
@@ -193,14 +269,18 @@ pub(super) struct Segments {
     segments: BTreeMap<i64, Segment>,
     /// Slots in memory.
     len: usize,
-    /// Slots loaded from the file since the last eviction for their sake.
+    /// Rows and keys loaded from the file since the budget was last looked at for their sake.
     loads: usize,
+    row_size: RowSize,
+    /// Estimated memory of what is known of the file, all segments.
+    known_bytes: u64,
     durable: Option<Durable>,
 }
 
 impl Segments {
     pub(super) fn new(
         retention: Duration,
+        interval_ms: i64,
         expiry: Expiry,
         listing: Listing,
         inclusive: bool,
@@ -209,7 +289,7 @@ impl Segments {
         let retention_ms = millis(retention);
         let mut segments = Self {
             retention_ms,
-            interval_ms: segment_interval(retention_ms),
+            interval_ms,
             expiry,
             listing,
             inclusive,
@@ -218,6 +298,8 @@ impl Segments {
             segments: BTreeMap::new(),
             len: 0,
             loads: 0,
+            row_size: RowSize::new(ROW_BYTES),
+            known_bytes: 0,
             durable: None,
         };
         if let Some(table) = table {
@@ -231,10 +313,11 @@ impl Segments {
         let meta = table.meta()?;
         self.observed = meta.observed;
         for segment in table.segments()? {
-            let loaded = Some(HashSet::default());
-            self.segments.insert(segment, Segment { loaded, ..Segment::new(self.listing) });
+            let partly = Some(Partly::default());
+            self.segments.insert(segment, Segment { partly, ..Segment::new(self.listing) });
         }
         self.durable = Some(Durable {
+            share: table.shared().share(),
             table,
             next_save: 1,
             durable: 0,
@@ -268,7 +351,7 @@ impl Segments {
     pub(super) fn discard_uncommitted(&mut self) -> Result<()> {
         self.segments.clear();
         self.observed = -1;
-        self.len = 0;
+        (self.len, self.known_bytes) = (0, 0);
         if let Some(durable) = self.durable.take() {
             // A save under way holds only what was committed; it is part of what the file reflects.
             durable.table.shared().finish_save()?;
@@ -306,8 +389,10 @@ impl Segments {
         while let Some(entry) = self.segments.first_entry()
             && *entry.key() < alive
         {
-            let gone = entry.remove().rows.values().map(SmallVec::len).sum::<usize>();
+            let segment = entry.remove();
+            let gone = segment.rows.values().map(SmallVec::len).sum::<usize>();
             self.len -= gone;
+            self.known_bytes -= segment.known_bytes();
             if let Some(durable) = &mut self.durable {
                 durable.expired = true;
                 durable.rows = durable.rows.saturating_sub(gone as u64);
@@ -378,7 +463,7 @@ impl Segments {
         let Some(segment) = self.segments.get_mut(&id) else { return };
         if let Some(durable) = &mut self.durable {
             // The file may have the row: a row without a value stands for the removal until the file knows.
-            let incomplete = segment.loaded.is_some();
+            let incomplete = segment.lacks(key);
             if !incomplete && !segment.rows.contains_key(key) {
                 return;
             }
@@ -416,49 +501,84 @@ impl Segments {
     /// Brings the rows of a key into memory in the segments `from..=to`.
     fn load_key(&mut self, key: &[u8], from: i64, to: i64) -> Result<()> {
         let Some(durable) = &self.durable else { return Ok(()) };
-        let budget = durable.table.shared().budget_bytes() / ROW_BYTES;
         for (id, segment) in self.segments.range_mut(from..=to) {
-            if let Some(loaded) = &mut segment.loaded
-                && !loaded.contains(key)
-            {
-                // Forgetting what is loaded is always safe: rows in memory are newer than those of the file.
-                if loaded.len() as u64 > budget {
-                    loaded.clear();
+            if segment.lacks(key) {
+                let added = segment.load(durable.table.of_segment_key(*id, key)?);
+                if let Some(partly) = &mut segment.partly {
+                    partly.loaded.insert(ByteKey::new(key));
+                    self.known_bytes += LOADED_BYTES;
                 }
-                loaded.insert(ByteKey::new(key));
-                let rows = durable.table.of_segment_key(*id, key)?;
-                let added = segment.load(rows);
                 self.len += added;
-                self.loads += added;
+                self.loads += added + 1;
             }
         }
         Ok(())
     }
 
-    /// Brings all rows into memory in the segments `from..=to`.
-    fn load(&mut self, from: i64, to: i64) -> Result<()> {
+    /// Brings all rows with `from <= time <= to` into memory.
+    fn load(&mut self, from: Timestamp, to: Timestamp) -> Result<()> {
         let Some(durable) = &self.durable else { return Ok(()) };
-        for (id, segment) in self.segments.range_mut(from..=to) {
-            if segment.loaded.is_some() {
-                let rows = durable.table.of_segment(*id)?;
-                let added = segment.load(rows);
-                self.len += added;
-                self.loads += added;
-                segment.loaded = None;
+        for (id, segment) in self.segments.range_mut(from / self.interval_ms..=to / self.interval_ms) {
+            let Some(partly) = &mut segment.partly else { continue };
+            let start = id.saturating_mul(self.interval_ms);
+            let end = start.saturating_add(self.interval_ms - 1);
+            let (first, last) = (from.max(start), to.min(end));
+            let listed = partly.listed;
+            if listed.is_some_and(|(from, to)| from <= first && last <= to) {
+                continue;
             }
+            // Segments that are listed piece by piece, as time goes on, are loaded in larger pieces: each reads the whole segment. Around zero
+            // a segment has times of both signs.
+            let rows = if *id > 0 && last - first < self.interval_ms / 2 {
+                let last = last.saturating_add(self.interval_ms / PIECES).min(end);
+                let joined = listed.filter(|(from, to)| *from <= first && first <= to.saturating_add(1));
+                partly.listed = Some((joined.map_or(first, |(from, _)| from), last));
+                durable.table.of_segment_times(*id, first, last)?
+            } else {
+                self.known_bytes -= segment.known_bytes();
+                segment.partly = None;
+                durable.table.of_segment(*id)?
+            };
+            let added = segment.load(rows);
+            self.len += added;
+            self.loads += added;
+        }
+        Ok(())
+    }
+
+    /// Forgets segments without any row, in memory or file.
+    pub(super) fn drop_empty(&mut self) -> Result<()> {
+        let Some(durable) = &self.durable else { return Ok(()) };
+        let mut empty = Vec::new();
+        for (id, segment) in self.segments.iter().filter(|(_, segment)| segment.rows.is_empty()) {
+            if segment.partly.is_none() || !durable.table.has_segment(*id)? {
+                empty.push(*id);
+            }
+        }
+        for id in empty {
+            let segment = self.segments.remove(&id);
+            self.known_bytes -= segment.map_or(0, |segment| segment.known_bytes());
         }
         Ok(())
     }
 
     /// Reading may load; this keeps what is loaded within the budget. Called before a read, never within one.
     fn bound_loaded(&mut self) {
-        // Only what was loaded can be let go here (the rest was looked at when its save ended), and a round costs as
-        // much as there are rows: so not before a good part of the budget has been loaded.
-        let budget =
-            self.durable.as_ref().map_or(0, |durable| durable.table.shared().budget_bytes() / ROW_BYTES);
-        if self.loads as u64 > budget / 8 + 1024 {
+        if self.loads > LOADS_MAX {
             self.loads = 0;
             self.evict();
+        }
+    }
+
+    /// Estimated memory.
+    fn bytes(&self) -> u64 {
+        self.len as u64 * self.row_size.bytes() + self.known_bytes
+    }
+
+    /// A value on its way into the store; see [`RowSize`].
+    pub(super) fn weigh(&mut self, key: &[u8], value: &AnyValue, serde: &AnySerde) {
+        if self.durable.is_some() {
+            self.row_size.weigh(key, value, serde);
         }
     }
 
@@ -503,7 +623,7 @@ impl Segments {
         }
         let (first, last) = (from / self.interval_ms, to / self.interval_ms);
         self.bound_loaded();
-        self.load(first, last)?;
+        self.load(from, to)?;
         for (_, segment) in self.segments.range_mut(first..=last) {
             match &mut segment.by_time {
                 None => {
@@ -533,7 +653,8 @@ impl Segments {
             let changed = durable.changed.count();
             // Expired rows count as one change, so that the file is not left to keep them.
             let changed = changed + u64::from(changed == 0 && durable.expired);
-            Unsaved { changed, rows: durable.rows, bytes: changed * ROW_BYTES }
+            durable.share.note(self.bytes());
+            Unsaved { changed, rows: durable.rows, bytes: changed * self.row_size.bytes() }
         })
     }
 
@@ -601,38 +722,28 @@ impl Segments {
         self.evict();
     }
 
-    /// Lets go of saved rows, oldest segments first, until three quarters of the budget are used.
+    /// Lets go of saved rows while there is too much in memory, old segments first. The oldest of all goes last where rows are listed by
+    /// time: it is listed next.
     fn evict(&mut self) {
         let Some(durable) = &self.durable else { return };
-        let budget = durable.table.shared().budget_bytes() / ROW_BYTES;
-        if self.len as u64 <= budget {
-            return;
+        let Some(keep) = durable.share.excess(self.bytes()) else { return };
+        let (row, saved) = (self.row_size.bytes(), durable.durable);
+        let mut order: Vec<i64> = self.segments.keys().copied().collect();
+        if self.listing == Listing::Time && !order.is_empty() {
+            order.rotate_left(1);
         }
-        let keep = (budget / 4 * 3) as usize;
-        for segment in self.segments.values_mut() {
-            if self.len <= keep {
+        let mut excess = self.len.saturating_sub((keep / row) as usize);
+        for id in order {
+            if excess == 0 {
                 break;
             }
-            let before = segment.rows.len();
-            let (len, saved) = (&mut self.len, durable.durable);
-            segment.rows.retain(|_, slots| {
-                let unsaved = slots.iter().any(|slot| slot.save > saved);
-                *len -= if unsaved { 0 } else { slots.len() };
-                unsaved
-            });
-            if segment.rows.len() == before {
-                continue;
-            }
-            // Keys still here keep all rows they had only where they were known in full before.
-            let kept = segment
-                .rows
-                .keys()
-                .filter(|key| segment.loaded.as_ref().is_none_or(|known| known.contains(*key)));
-            segment.loaded = Some(kept.cloned().collect());
-            let rows = &segment.rows;
-            if let Some(by_time) = &mut segment.by_time {
-                by_time.retain(|key, _| rows.contains_key(key));
-            }
+            let Some(segment) = self.segments.get_mut(&id) else { continue };
+            self.known_bytes -= segment.known_bytes();
+            let gone = segment.evict(saved, excess);
+            self.known_bytes += segment.known_bytes();
+            self.len -= gone;
+            excess = excess.saturating_sub(gone);
         }
+        durable.share.note(self.bytes());
     }
 }

@@ -34,6 +34,7 @@ impl SessionTable {
         match (self.rows.admit(end), value) {
             // A session's value has no timestamp of its own; its end stands for it.
             (true, Some(value)) => {
+                self.rows.weigh(&key, &value, &self.value_serde);
                 self.rows.put(key, end, start, ValueAndTimestamp { value, timestamp: end });
             }
             // Removing a session that is gone already is no loss, so it is not counted.
@@ -111,6 +112,7 @@ impl StateStore for SessionTable {
     }
 
     fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        self.rows.drop_empty()?;
         Ok(self.rows.snapshot(0))
     }
 

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 use super::{
     ChangelogRecord, StateStore, ValueAndTimestamp, VersionedPut, VersionedRecord, VersionedStore,
     layout::{restored_key, restored_value},
+    memory::{RowSize, Share},
     segments::{millis, segment_interval},
     sqlite::{SqlRow, SqlTable, StoreMeta, StoreSnapshot, TOMBSTONE, TableSnapshot, Unsaved},
 };
@@ -28,8 +29,8 @@ use crate::streams::{
     serdes::AnySerde,
 };
 
-/// Estimated memory of a key with its versions.
-const ROW_BYTES: u64 = 260;
+/// What a key with its versions takes besides their content.
+const ROW_BYTES: u64 = 200;
 
 /// The versions of one key.
 #[derive(Default)]
@@ -57,6 +58,8 @@ struct Durable {
     saving: Vec<ByteKey>,
     /// Keys of the store, approximate.
     rows: u64,
+    share: Share,
+    row_size: RowSize,
 }
 
 impl Durable {
@@ -64,6 +67,8 @@ impl Durable {
         Ok(Self {
             complete: table.is_empty()?,
             rows: table.meta()?.rows,
+            share: table.shared().share(),
+            row_size: RowSize::new(ROW_BYTES),
             table,
             next_save: 1,
             durable: 0,
@@ -163,6 +168,9 @@ impl VersionedTable {
         let slot = self.rows.entry(key.clone()).or_default();
         if let Some(durable) = &mut self.durable {
             durable.change(&key, slot);
+            if let Some(value) = &value {
+                durable.row_size.weigh(&key, value, &self.value_serde);
+            }
         }
         let versions = &mut slot.versions;
         let at = versions.partition_point(|(from, _)| *from < timestamp);
@@ -242,14 +250,12 @@ impl VersionedTable {
         }))
     }
 
-    /// Lets go of saved keys until three quarters of the budget are used: those not used since the last time, then any.
+    /// Lets go of saved keys while there is too much in memory: those not used since the last time, then any.
     fn evict(&mut self) {
         let Some(durable) = &mut self.durable else { return };
-        let budget = durable.table.shared().budget_bytes() / ROW_BYTES;
-        let mut excess = match (self.rows.len() as u64).checked_sub(budget) {
-            Some(over) if over > 0 => over + budget / 4,
-            _ => return,
-        };
+        let (rows, row) = (self.rows.len() as u64, durable.row_size.bytes());
+        let Some(keep) = durable.share.excess(rows * row) else { return };
+        let mut excess = rows.saturating_sub(keep / row);
         for round in 0..2 {
             let before = self.rows.len();
             self.rows.retain(|_, slot| {
@@ -260,6 +266,7 @@ impl VersionedTable {
             });
             durable.complete &= self.rows.len() == before;
         }
+        durable.share.note(self.rows.len() as u64 * row);
     }
 }
 
@@ -308,7 +315,9 @@ impl StateStore for VersionedTable {
     fn unsaved(&self) -> Unsaved {
         self.durable.as_ref().map_or_else(Unsaved::default, |durable| {
             let changed = durable.changed.len() as u64;
-            Unsaved { changed, rows: durable.rows, bytes: changed * ROW_BYTES }
+            let row = durable.row_size.bytes();
+            durable.share.note(self.rows.len() as u64 * row);
+            Unsaved { changed, rows: durable.rows, bytes: changed * row }
         })
     }
 

@@ -46,7 +46,10 @@ impl WindowTable {
             return;
         }
         match value {
-            Some(value) => self.rows.put(key, start, seq.into(), value),
+            Some(value) => {
+                self.rows.weigh(&key, &value.value, &self.value_serde);
+                self.rows.put(key, start, seq.into(), value);
+            }
             None => self.rows.remove(&key, start, seq.into()),
         }
     }
@@ -108,6 +111,7 @@ impl StateStore for WindowTable {
     }
 
     fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
+        self.rows.drop_empty()?;
         Ok(self.rows.snapshot(self.seq))
     }
 

@@ -30,6 +30,9 @@ use crate::streams::{
 /// Event time between two looks for rows that are due, ms.
 const LOOK_AGAIN_MS: i64 = 1_000;
 
+/// Segments of the state that a record's partners may be in.
+const SEGMENTS_OF_REACH: u64 = 8;
+
 /// A join, compiled; shared by both sides and all tasks.
 pub(super) struct JoinSpec {
     /// The name from which the stores have theirs.
@@ -70,8 +73,14 @@ impl JoinSpec {
             time_ordered: true,
         };
         let rows = |side: usize| AnySerde::new::<SideRows>(SideRowsSerde { columns: self.columns[side] });
+        // A probe looks into a few of them, and what is due is in one.
+        let reach = self.before_ms.saturating_add(self.after_ms);
+        let segment_interval = Some(Duration::from_millis(reach.unsigned_abs() / SEGMENTS_OF_REACH));
         let [left, right] = self.store_names();
-        [(left, 0), (right, 1)].map(|(name, side)| StoreBuilder::new(name, kind.clone(), keys(), rows(side)))
+        [(left, 0), (right, 1)].map(|(name, side)| StoreBuilder {
+            segment_interval,
+            ..StoreBuilder::new(name, kind.clone(), keys(), rows(side))
+        })
     }
 
     /// How far before and after a row of the side its partners may be.

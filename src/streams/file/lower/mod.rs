@@ -59,6 +59,8 @@ use crate::streams::{
 /// Rows of a window store are taken out by the table itself, never by age behind the newest: with inputs at different speeds the
 /// newest says nothing of what is still open.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// Segments that a table's readable rows are in.
+const SEGMENTS_READABLE: i64 = 32;
 
 /// Processors written in Rust, by the name under which files use them.
 #[derive(Clone, Default)]
@@ -479,6 +481,10 @@ impl Lowering<'_> {
             },
         };
         let value_serde = AnySerde::new::<TableState>(state_serde);
+        // Windows close and go one after the other: the rows of a few at a time are looked for.
+        let window = spec.windows.as_ref().map_or(0, Windows::size_ms);
+        let readable = spec.grace_ms.saturating_add(spec.retention_ms) / SEGMENTS_READABLE;
+        let segment_interval = Duration::from_millis(window.max(readable).unsigned_abs());
         let running = spec.clone();
         let supplier: ProcessorSupplier = match spec.windows {
             Some(Windows::Session { gap_ms }) => {
@@ -490,7 +496,11 @@ impl Lowering<'_> {
             _ => Arc::new(move || Box::new(TableProcessor::new(running.clone()))),
         };
         self.builder.add_processor(name, supplier, &[&parent])?;
-        self.builder.add_state_store(StoreBuilder::new(&store, kind, key_serde(), value_serde), &[name])?;
+        let state = StoreBuilder {
+            segment_interval: Some(segment_interval),
+            ..StoreBuilder::new(&store, kind, key_serde(), value_serde)
+        };
+        self.builder.add_state_store(state, &[name])?;
         let bad = self.ends[inputs[0]].bad.clone();
         let node = GraftedNode { name, sources: &sources, key: key_serde(), value: row_serde(columns) };
         // The store holds states; what joins read of it is the result.

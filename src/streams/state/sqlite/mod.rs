@@ -26,7 +26,10 @@ use std::{
 use rusqlite::{Connection, Transaction};
 pub(super) use table::{SqlRow, SqlTable, StoreMeta, TOMBSTONE, TableShape, TableSnapshot};
 
-use super::StateStore;
+use super::{
+    StateStore,
+    memory::{Share, StateMemory, UnsavedShare},
+};
 use crate::streams::{
     config::SaveTiming,
     error::{Result, StreamsError},
@@ -55,21 +58,13 @@ pub struct SavePolicy {
     pub percent: u64,
     /// Save what has been waiting this long.
     pub max_age_ms: i64,
-    /// Memory the rows of all stores of the task may take; unsaved rows at most half of it.
-    pub budget_bytes: u64,
     /// Who does the work, and when.
     pub timing: SaveTiming,
 }
 
 impl Default for SavePolicy {
     fn default() -> Self {
-        Self {
-            min_rows: 50_000,
-            percent: 80,
-            max_age_ms: 60_000,
-            budget_bytes: 256 << 20,
-            timing: SaveTiming::Background,
-        }
+        Self { min_rows: 50_000, percent: 80, max_age_ms: 60_000, timing: SaveTiming::Background }
     }
 }
 
@@ -82,6 +77,8 @@ pub struct TaskDbOptions {
     pub task: String,
     /// When to save.
     pub policy: SavePolicy,
+    /// What the rows of all stores may take; unsaved rows at most half of it.
+    pub memory: Arc<StateMemory>,
 }
 
 /// What one store has to save, taken right after a commit.
@@ -125,6 +122,8 @@ pub(super) struct Shared {
     task: String,
     path: PathBuf,
     policy: SavePolicy,
+    memory: Arc<StateMemory>,
+    unsaved: UnsavedShare,
     /// Used while stores are built and by the saver thread.
     writer: Mutex<Connection>,
     /// Used by the task's thread, so a running save never blocks a read.
@@ -180,6 +179,8 @@ impl TaskDb {
             task: options.task,
             path: options.path,
             policy: options.policy,
+            unsaved: UnsavedShare::new(&options.memory),
+            memory: options.memory,
             writer: Mutex::new(opened.writer),
             reader: Mutex::new(opened.reader),
             state: Mutex::new(SaveState { saved: opened.saved, ..SaveState::default() }),
@@ -284,8 +285,8 @@ impl TaskDb {
     /// As [`wants_save`](Self::wants_save) while a changelog is replayed: only memory forces a save then. Rows are still
     /// replaced by later records, and what has been replayed can be replayed again.
     pub fn wants_save_while_restoring(&self, stores: &[&mut dyn StateStore]) -> bool {
-        let bytes: u64 = stores.iter().map(|store| store.unsaved().bytes).sum();
-        !self.is_saving() && bytes > self.shared.policy.budget_bytes / 2
+        let bytes = stores.iter().map(|store| store.unsaved().bytes).sum();
+        self.shared.unsaved.is_too_much(bytes) && !self.is_saving()
     }
 
     fn is_saving(&self) -> bool {
@@ -313,17 +314,17 @@ impl TaskDb {
     fn is_due(&self, stores: &[&mut dyn StateStore], now: Timestamp) -> bool {
         let policy = &self.shared.policy;
         let unsaved: Vec<Unsaved> = stores.iter().map(|store| store.unsaved()).collect();
+        let too_much = self.shared.unsaved.is_too_much(unsaved.iter().map(|unsaved| unsaved.bytes).sum());
         let mut state = lock(&self.shared.state);
         if unsaved.iter().all(|unsaved| unsaved.changed == 0) {
             state.waiting_since = None;
             return false;
         }
         let since = *state.waiting_since.get_or_insert(now);
-        let bytes: u64 = unsaved.iter().map(|unsaved| unsaved.bytes).sum();
         let dense = |unsaved: &Unsaved| {
             unsaved.changed >= policy.min_rows && unsaved.changed * 100 >= unsaved.rows * policy.percent
         };
-        unsaved.iter().any(dense) || now - since >= policy.max_age_ms || bytes > policy.budget_bytes / 2
+        unsaved.iter().any(dense) || now - since >= policy.max_age_ms || too_much
     }
 
     fn start_save(&self, stores: &mut [&mut dyn StateStore], offsets: SavedOffsets) -> Result<()> {
@@ -447,8 +448,14 @@ impl Shared {
         lock(&self.writer)
     }
 
-    pub(super) fn budget_bytes(&self) -> u64 {
-        self.policy.budget_bytes
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> &StateMemory {
+        &self.memory
+    }
+
+    /// A store's part of the memory.
+    pub(super) fn share(&self) -> Share {
+        Share::new(&self.memory)
     }
 }
 

@@ -97,6 +97,8 @@ struct Statements {
     by_key: String,
     by_segment_key: String,
     by_segment: String,
+    by_segment_times: String,
+    has_segment: String,
     /// Select list and table, to be completed with a condition.
     select: String,
     segments: String,
@@ -184,6 +186,8 @@ impl SqlTable {
             by_key: format!("{select} where _key = ?"),
             by_segment_key: format!("{select} where _segment = ? and _key = ?"),
             by_segment: format!("{select} where _segment = ?"),
+            by_segment_times: format!("{select} where _segment = ? and _time between ? and ?"),
+            has_segment: format!("select exists (select 1 from {table} where _segment = ?)"),
             segments: format!("select min(_segment) from {table} where _segment > ?"),
             any: format!("select exists (select 1 from {table})"),
             select,
@@ -191,7 +195,10 @@ impl SqlTable {
         let broken = |error: rusqlite::Error| shared.broken("build a table in", &error);
         {
             let writer = shared.write();
-            let shape = format!("{shape:?} {:?} {}", builder.kind, columns.join(", "));
+            let mut shape = format!("{shape:?} {:?} {}", builder.kind, columns.join(", "));
+            if let Some(interval) = builder.segment_interval {
+                shape.push_str(&format!(" segments of {interval:?}"));
+            }
             let query = "select shape from sluice_store where name = ?";
             let found: Option<String> =
                 writer.query_row(query, [name], |row| row.get(0)).optional().map_err(broken)?;
@@ -294,6 +301,24 @@ impl SqlTable {
     /// Rows of a segment, by key and time (segmented).
     pub(in crate::streams::state) fn of_segment(&self, segment: i64) -> Result<Vec<SqlRow>> {
         self.rows(&self.statements.by_segment, &[&segment])
+    }
+
+    /// Rows of a segment with times in between, by key and time (segmented). Reads the whole segment for it.
+    pub(in crate::streams::state) fn of_segment_times(
+        &self,
+        segment: i64,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<SqlRow>> {
+        self.rows(&self.statements.by_segment_times, &[&segment, &from, &to])
+    }
+
+    /// Whether a segment has any row (segmented).
+    pub(in crate::streams::state) fn has_segment(&self, segment: i64) -> Result<bool> {
+        self.run(|reader| {
+            let mut query = reader.prepare_cached(&self.statements.has_segment)?;
+            query.query_row([segment], |row| row.get::<_, bool>(0))
+        })
     }
 
     /// Versions of a key, oldest first (versioned).

@@ -12,7 +12,7 @@ mod session;
 mod versioned;
 mod window;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proptest::test_runner::Config;
 use tempfile::TempDir;
@@ -85,14 +85,25 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn new(stack: Stack, kind: StoreKind) -> Self {
+        Self::of(stack, kind, None)
+    }
+
+    pub(super) fn of(stack: Stack, kind: StoreKind, segment_interval: Option<Duration>) -> Self {
         let mut builder = StoreBuilder::new("clicks", kind, String::serde(), String::serde());
         builder.backend = stack.backend;
         builder.logging = stack.logging;
         builder.caching = stack.caching;
+        builder.segment_interval = segment_interval;
         let folder = tempfile::tempdir().expect("a folder for the state file");
         let (store, db, saved) = build(&builder, stack, &folder);
         assert_eq!(saved, SavedOffsets::default(), "a new file reflects nothing");
         Self { store, builder, stack, folder, db, log: Vec::new(), now: 0, saves: 0 }
+    }
+
+    /// What the store says it has in memory, bytes.
+    pub(super) fn memory_used(&mut self) -> u64 {
+        let _ = self.store.as_state_store().unsaved();
+        self.db.as_ref().map_or(0, |db| db.shared().memory().used())
     }
 
     pub(super) fn can_crash(&self) -> bool {
@@ -199,7 +210,8 @@ pub(super) fn db_options(folder: &std::path::Path, budget_bytes: u64) -> TaskDbO
     TaskDbOptions {
         path: folder.join("0_0.db"),
         task: "0_0".to_owned(),
-        policy: SavePolicy { budget_bytes, ..SavePolicy::default() },
+        policy: SavePolicy::default(),
+        memory: StateMemory::new(budget_bytes),
     }
 }
 

@@ -9,10 +9,13 @@ use super::*;
 const RETENTION: i64 = 150_000;
 /// max(retention / 2, 60 s)
 const SEGMENT: i64 = 75_000;
+/// As the stores of operators that take their rows out themselves.
+const FOREVER: i64 = 100 * 365 * 86_400_000;
 
 #[derive(Clone, Default)]
 struct Model {
     in_memory: bool,
+    retention: i64,
     /// Persistent and time-ordered: one millisecond more is visible.
     inclusive: bool,
     duplicates: bool,
@@ -31,16 +34,16 @@ impl Model {
                 // Logged, never put. In memory its time counts all the same.
                 if self.in_memory {
                     self.observed = self.observed.max(start);
-                    self.dropped += u64::from(start <= self.observed - RETENTION);
+                    self.dropped += u64::from(start <= self.observed - self.retention);
                 }
                 return;
             }
         }
         self.observed = self.observed.max(start);
         let accepted = if self.in_memory {
-            start > self.observed - RETENTION
+            start > self.observed - self.retention
         } else {
-            start / SEGMENT >= (self.observed - RETENTION) / SEGMENT
+            start / SEGMENT >= (self.observed - self.retention) / SEGMENT
         };
         let key = (key.to_vec(), start, self.seq);
         match (accepted, value) {
@@ -59,7 +62,7 @@ impl Model {
     }
 
     fn oldest(&self) -> Timestamp {
-        self.observed - RETENTION + i64::from(!self.inclusive)
+        self.observed - self.retention + i64::from(!self.inclusive)
     }
 }
 
@@ -86,6 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (key(), time(), time(), any::<bool>()).prop_map(|(k, a, b, o)| Step::FetchRange(k, a, b, o)),
         2 => (time(), time()).prop_map(|(a, b)| Step::FetchAll(a, b)),
         2 => (time(), time()).prop_map(|(a, b)| Step::Closed(a, b)),
+        2 => (time(), 0..2i64).prop_map(|(from, more)| Step::Closed(from, from + 25_000 * more)),
         2 => any::<bool>().prop_map(|save| Step::Commit { save }),
         1 => Just(Step::FinishSave),
         1 => (1..5usize).prop_map(Step::Crash),
@@ -102,19 +106,19 @@ fn rows(found: Vec<WindowRow>) -> Listed {
         .collect()
 }
 
-fn run(stack: Stack, duplicates: bool, time_ordered: bool, steps: &[Step]) {
+fn run(stack: Stack, retention: i64, duplicates: bool, time_ordered: bool, steps: &[Step]) {
     let in_memory = stack.backend == Backend::InMemory;
-    let mut rig = Rig::new(
-        stack,
-        StoreKind::Window {
-            retention: Duration::from_millis(RETENTION as u64),
-            window_size: Duration::from_millis(50_000),
-            duplicates,
-            timestamped: true,
-            time_ordered,
-        },
-    );
+    let kind = StoreKind::Window {
+        retention: Duration::from_millis(retention as u64),
+        window_size: Duration::from_millis(50_000),
+        duplicates,
+        timestamped: true,
+        time_ordered,
+    };
+    let segment_interval = (retention == FOREVER).then_some(Duration::from_millis(SEGMENT as u64));
+    let mut rig = Rig::of(stack, kind, segment_interval);
     let mut model = Model {
+        retention,
         in_memory,
         inclusive: time_ordered && !in_memory,
         duplicates,
@@ -209,17 +213,24 @@ proptest! {
     #[test]
     fn every_stack_follows_the_expiry_rules(steps in prop::collection::vec(step(), 1..60), time_ordered: bool) {
         for stack in STACKS {
-            run(*stack, false, time_ordered, &steps);
+            run(*stack, RETENTION, false, time_ordered, &steps);
         }
-        run(Stack { backend: Backend::InMemory, ..LOGGED }, false, time_ordered, &steps);
+        run(Stack { backend: Backend::InMemory, ..LOGGED }, RETENTION, false, time_ordered, &steps);
+    }
+
+    #[test]
+    fn stores_that_let_nothing_expire_have_segments_all_the_same(steps in prop::collection::vec(step(), 1..120), time_ordered: bool) {
+        for stack in STACKS {
+            run(*stack, FOREVER, false, time_ordered, &steps);
+        }
     }
 
     #[test]
     fn stores_of_duplicates_number_their_rows(steps in prop::collection::vec(step(), 1..60)) {
         for stack in STACKS {
-            run(*stack, true, false, &steps);
+            run(*stack, RETENTION, true, false, &steps);
         }
-        run(Stack { backend: Backend::InMemory, ..LOGGED }, true, false, &steps);
+        run(Stack { backend: Backend::InMemory, ..LOGGED }, RETENTION, true, false, &steps);
     }
 }
 
@@ -290,4 +301,69 @@ fn a_key_written_again_in_a_segment_out_of_memory_keeps_its_older_rows() {
     rig.finish_save();
     assert_eq!(rig.saves, 2);
     assert_eq!(starts(&mut rig, b"a"), [1, 2]);
+}
+
+#[test]
+fn rows_that_were_listed_and_have_left_memory_are_listed_again() {
+    let kind = StoreKind::Window {
+        retention: Duration::from_millis(FOREVER as u64),
+        window_size: Duration::ZERO,
+        duplicates: false,
+        timestamped: true,
+        time_ordered: true,
+    };
+    let mut rig = Rig::of(Stack { file: Some(0), ..LOGGED }, kind, Some(Duration::from_secs(60)));
+    for (key, start) in [(b"a", 100_000), (b"b", 200_000), (b"c", 300_000)] {
+        put(&mut rig, key, Some("1"), start);
+        rig.commit(true);
+        rig.finish_save();
+        let Store::Window(store) = &mut rig.store else { panic!("a window store was asked for") };
+        assert_eq!(store.fetch_closed(100_000, 100_000).unwrap().len(), 1, "after a save of {start}");
+    }
+}
+
+/// Rows of a key each, one a second, looked for by key and then taken out by time, a second after the other, as a join does: what is in
+/// memory stays within the budget, and each row is read from the file once or twice, not with every look.
+#[test]
+fn rows_that_are_taken_out_by_time_are_loaded_in_pieces() {
+    const ROWS: i64 = 20_000;
+    const MEMORY: u64 = 1 << 20;
+    let kind = StoreKind::Window {
+        retention: Duration::from_millis(FOREVER as u64),
+        window_size: Duration::ZERO,
+        duplicates: false,
+        timestamped: true,
+        time_ordered: true,
+    };
+    // Two segments, each of which would not fit.
+    let interval = Duration::from_secs(10_000);
+    let mut rig = Rig::of(Stack { file: Some(MEMORY), ..LOGGED }, kind, Some(interval));
+    let key = |at: i64| ByteKey::new(format!("key-{}", at * 7_919 % ROWS).as_bytes());
+    let time = |at: i64| 10_000_000 + at * 1_000;
+    for at in 0..ROWS {
+        put(&mut rig, &key(at), Some("some value of a row"), time(at));
+        if at % 1_000 == 999 {
+            rig.commit(true);
+            rig.finish_save();
+        }
+    }
+    let in_memory = |rig: &mut Rig| rig.memory_used();
+    assert!(in_memory(&mut rig) <= MEMORY, "what is saved leaves memory");
+    for at in 0..ROWS {
+        let Store::Window(store) = &mut rig.store else { panic!("a window store was asked for") };
+        let found = store.fetch_closed(time(at), time(at)).unwrap();
+        assert_eq!(found.len(), 1, "{at}");
+        assert_eq!(found[0].key, key(at));
+        store.put(found[0].key.clone(), None, time(at), &super::at(at)).unwrap();
+        let used = in_memory(&mut rig);
+        assert!(used <= 2 * MEMORY, "after {at} rows: {used} bytes");
+        if at % 1_000 == 999 {
+            rig.commit(true);
+            rig.finish_save();
+        }
+    }
+    rig.commit(true);
+    rig.finish_save();
+    let Store::Window(store) = &mut rig.store else { panic!("a window store was asked for") };
+    assert!(store.all().unwrap().is_empty());
 }
