@@ -52,6 +52,11 @@ impl Share {
         Self { memory: memory.clone(), bytes: AtomicU64::new(0) }
     }
 
+    /// What all stores together may take.
+    pub(super) fn max_bytes(&self) -> u64 {
+        self.memory.max_bytes
+    }
+
     /// The store holds so many bytes now.
     pub(super) fn note(&self, bytes: u64) {
         replace(&self.memory.used, &self.bytes, bytes);

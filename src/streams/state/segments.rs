@@ -43,8 +43,8 @@ const LOADED_BYTES: u64 = 60;
 const AWAY_BYTES: u64 = 12;
 /// Pieces in which a segment is loaded that is listed piece by piece.
 const PIECES: i64 = 16;
-/// Rows and keys loaded between two looks at the budget.
-const LOADS_MAX: usize = 4_096;
+/// The budget is looked at when this part of it has been loaded since the last time: letting go costs a walk over rows that stay, too.
+const LOADED_SHARE: u64 = 32;
 
 /// Which store's expiry rules hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +177,12 @@ impl Segment {
 
     /// Lets go of `excess` rows, or as many as are saved; returns how many.
     fn evict(&mut self, saved: u32, excess: usize) -> usize {
+        if self.rows.is_empty() {
+            if let Some(partly) = &mut self.partly {
+                partly.loaded.clear();
+            }
+            return 0;
+        }
         let mut partly = self
             .partly
             .take()
@@ -201,8 +207,10 @@ impl Segment {
                 self.rows.shrink_to_fit();
             }
             let rows = &self.rows;
-            if let Some(by_time) = &mut self.by_time {
-                by_time.retain(|key, _| rows.contains_key(key.as_slice()));
+            match &mut self.by_time {
+                Some(by_time) if rows.is_empty() => *by_time = TimeIndex::default(),
+                Some(by_time) => by_time.retain(|key, _| rows.contains_key(key.as_slice())),
+                None => {}
             }
         }
         // A segment that was whole and has lost nothing still is.
@@ -564,7 +572,8 @@ impl Segments {
 
     /// Reading may load; this keeps what is loaded within the budget. Called before a read, never within one.
     fn bound_loaded(&mut self) {
-        if self.loads > LOADS_MAX {
+        let Some(durable) = &self.durable else { return };
+        if self.loads as u64 * self.row_size.bytes() > durable.share.max_bytes() / LOADED_SHARE {
             self.loads = 0;
             self.evict();
         }
