@@ -28,11 +28,13 @@ pub(super) struct Rules {
     pub batch_max: usize,
     /// Most batches under way.
     pub in_flight_max: usize,
-    /// Jobs that must wait before another batch begins beside one that is under way, or before the time to gather is over.
+    /// Jobs that must wait before another batch begins beside one that is under way.
     pub beside_min: usize,
-    /// Least time from the beginning of one batch to that of the next, while fewer than `beside_min` wait; timers have
+    /// Least time from the beginning of one batch to that of the next, while fewer than `gather_min` wait; timers have
     /// milliseconds.
     pub gather: Duration,
+    /// Jobs that do not wait for more.
+    pub gather_min: usize,
     /// Most jobs waiting.
     pub queue_max: usize,
 }
@@ -80,12 +82,13 @@ impl<J: Send + 'static> Batches<J> {
             return Err(job);
         }
         state.waiting.push_back(job);
-        let enough = state.waiting.len() >= self.0.rules.beside_min.max(1);
+        let Rules { in_flight_max, beside_min, gather_min, .. } = self.0.rules;
+        let waiting = state.waiting.len();
         if state.gathering {
-            if enough {
+            if waiting >= gather_min {
                 self.0.enough.notify_one();
             }
-        } else if state.in_flight == 0 || (enough && state.in_flight < self.0.rules.in_flight_max) {
+        } else if state.in_flight == 0 || (state.in_flight < in_flight_max && waiting >= beside_min.max(1)) {
             state.in_flight += 1;
             drop(state);
             tokio::spawn(run_batches(Place(Some(self.0.clone()))));
@@ -121,7 +124,7 @@ impl<J: Send + 'static> Place<J> {
         let until = {
             let mut state = shared.lock();
             let until = state.began_at.map(|at| at + shared.rules.gather);
-            let few = (1..shared.rules.beside_min).contains(&state.waiting.len());
+            let few = (1..shared.rules.gather_min).contains(&state.waiting.len());
             let Some(until) = until.filter(|until| few && state.in_flight == 1 && *until > Instant::now())
             else {
                 return;
@@ -195,8 +198,14 @@ mod tests {
         (Batches::new(rules, Box::new(run)), batches, permits)
     }
 
-    const RULES: Rules =
-        Rules { batch_max: 4, in_flight_max: 2, beside_min: 3, gather: Duration::ZERO, queue_max: 6 };
+    const RULES: Rules = Rules {
+        batch_max: 4,
+        in_flight_max: 2,
+        beside_min: 3,
+        gather: Duration::ZERO,
+        gather_min: 2,
+        queue_max: 6,
+    };
 
     #[tokio::test]
     async fn those_who_are_ready_together_leave_together() {
@@ -252,13 +261,12 @@ mod tests {
         queue.push(1).unwrap();
         assert_eq!(batches.recv().await, Some(vec![1]), "the first does not wait for company");
         queue.push(2).unwrap();
-        queue.push(3).unwrap();
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
         assert!(batches.try_recv().is_err(), "the hour is not over");
-        queue.push(4).unwrap();
-        assert_eq!(batches.recv().await, Some(vec![2, 3, 4]), "three do not wait for a fourth");
+        queue.push(3).unwrap();
+        assert_eq!(batches.recv().await, Some(vec![2, 3]), "two do not wait for a third");
         queue.push(5).unwrap();
         drop(queue);
         tokio::task::yield_now().await;

@@ -26,6 +26,9 @@ const QUEUE_MAX: usize = 32_768;
 /// Claims that are worth a call beside one that is under way.
 const BESIDE_MIN: usize = 16;
 
+/// Claims that leave without waiting for more: most of what sharing saves is saved by then.
+const GATHER_MIN: usize = 4;
+
 /// What a batch decides about: a user and the token.
 pub(super) type Claim = (UserId, Uuid);
 
@@ -52,6 +55,7 @@ impl<A: Send + 'static> Batcher<A> {
             in_flight_max,
             beside_min: BESIDE_MIN,
             gather,
+            gather_min: GATHER_MIN,
             queue_max: QUEUE_MAX,
         };
         let run = move |waiting: Vec<Waiting<A>>| answer_all(decide.clone(), waiting).boxed();

@@ -56,6 +56,7 @@ impl IssuanceQueue {
             beside_min: BESIDE_MIN,
             // The gate's answers come in batches already.
             gather: Duration::ZERO,
+            gather_min: 1,
             queue_max,
         };
         let counted = metrics.clone();

@@ -45,6 +45,7 @@ impl HolderQueue {
             beside_min: BESIDE_MIN,
             // The gate's answers come in batches already.
             gather: Duration::ZERO,
+            gather_min: 1,
             queue_max,
         };
         let run = move |jobs: Vec<Job>| {
