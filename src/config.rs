@@ -99,6 +99,8 @@ pub struct GateConfig {
     pub sweep_interval: Duration,
     /// How long "sold out" may be answered from memory.
     pub sold_out_memo: Duration,
+    /// Least time between two calls of a gate in Redis while few claims wait.
+    pub gather: Duration,
 }
 
 /// Where the gate lives.
@@ -234,6 +236,7 @@ fn read(reader: &mut Reader) -> Config {
             pending_timeout: reader.millis("gate.pending_timeout_ms", 100..=3_600_000),
             sweep_interval: reader.millis("gate.sweep_interval_ms", 10..=600_000),
             sold_out_memo: reader.millis("gate.sold_out_memo_ms", 0..=1_000),
+            gather: reader.millis("gate.gather_ms", 0..=100),
         },
         ledger: read_ledger(reader),
         coupon: read_coupon(reader),

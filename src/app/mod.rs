@@ -8,6 +8,7 @@ mod audit;
 mod bench;
 mod demo;
 mod dlq;
+mod memory;
 mod parts;
 mod serve;
 mod streams;
@@ -16,13 +17,18 @@ mod topology;
 mod verify;
 
 use crate::{
-    cli::{Cli, Command, ConfigCommand, Failure, StreamsCommand, TopicsCommand},
+    cli::{Cli, Command, ConfigCommand, Failure, Role, StreamsCommand, TopicsCommand},
     config::{self, Config},
     telemetry,
 };
 
 /// Does what the command line asks for.
 pub fn run(cli: Cli) -> Result<(), Failure> {
+    if let Command::Serve(args) = &cli.command
+        && !args.roles.contains(&Role::Streams)
+    {
+        memory::small_pages();
+    }
     if let Command::Config(ConfigCommand::Show) = cli.command {
         let layers = Config::layers(cli.config.as_deref());
         print!("{}", config::show(&layers));

@@ -65,6 +65,7 @@ pub async fn gate(config: &Config) -> Result<Arc<dyn Gate>, Failure> {
             connect_timeout: *timeout,
             response_timeout: *timeout,
             pending_lease: config.gate.pending_timeout,
+            gather: config.gate.gather,
         };
         match RedisGate::connect(settings).await {
             Ok(gate) if config.gate.sold_out_memo.is_zero() => return Ok(Arc::new(gate)),

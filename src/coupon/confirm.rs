@@ -21,7 +21,7 @@ const QUEUE_MAX: usize = 65_536;
 /// Most confirmations under way at once; they share the gate's calls.
 const BATCH_MAX: usize = 1024;
 /// Rest after each batch: nobody waits for a confirmation, and a gathered one costs a tenth of a single one.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(25);
 
 #[derive(Clone)]
 pub(super) struct Confirmer {

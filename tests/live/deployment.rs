@@ -209,6 +209,13 @@ pub struct Process {
     child: Child,
 }
 
+/// Whether the system may give a process huge pages, by its id or "self"; `None` where it does not say.
+pub fn may_have_huge_pages(process: &str) -> Option<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("THP_enabled:"))?;
+    Some(line.trim() == "1")
+}
+
 impl Process {
     async fn wait_until_ready(&mut self, http: &reqwest::Client) {
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -236,6 +243,11 @@ impl Process {
         let signalled = unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) };
         assert_eq!(signalled, 0, "the process was running");
         self.child.wait().expect("it ends").success()
+    }
+
+    /// See [`may_have_huge_pages`].
+    pub fn may_have_huge_pages(&self) -> Option<bool> {
+        may_have_huge_pages(&self.child.id().to_string())
     }
 
     /// Whether it has ended by itself.

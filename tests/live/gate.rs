@@ -253,6 +253,28 @@ async fn scripts_the_server_forgot_are_sent_again() {
 }
 
 #[tokio::test]
+async fn those_who_come_soon_after_a_call_share_the_next() {
+    let Some(server) = PrivateRedis::start() else { return };
+    let config = RedisGateConfig { gather: Duration::from_millis(200), ..RedisGateConfig::new(server.url()) };
+    let gate = RedisGate::connect(config).await.unwrap();
+    gate.open(meta(coupon(), 100)).await.unwrap();
+    run(&server, &["CONFIG", "RESETSTAT"]).await;
+    let admit = async |id| gate.admit(coupon(), user(id), Uuid::new_v4()).await.unwrap().code();
+    assert_eq!(admit(1).await, 1, "the first waits for nobody");
+    // The second finds a call just made. Until its time is over, others come.
+    let later = async |id| {
+        for _ in 0..id {
+            tokio::task::yield_now().await;
+        }
+        admit(id).await
+    };
+    let seats = tokio::join!(admit(2), later(3), later(4));
+    assert_eq!(seats, (2, 3, 4), "in the order they came");
+    let info: String = ::redis::from_redis_value(run(&server, &["INFO", "commandstats"]).await).unwrap();
+    assert!(info.contains("cmdstat_evalsha:calls=2,"), "two calls for four: {info}");
+}
+
+#[tokio::test]
 async fn an_admission_waiting_behind_an_unfinished_rebuild_is_not_ready() {
     let Some(server) = PrivateRedis::start() else { return };
     let gate = connect(&server.url(), HOUR).await;

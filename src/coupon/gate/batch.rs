@@ -6,6 +6,7 @@
 //! refused instead of kept waiting.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
@@ -24,6 +25,9 @@ const QUEUE_MAX: usize = 32_768;
 
 /// Claims that are worth a call beside one that is under way.
 const BESIDE_MIN: usize = 16;
+
+/// Claims that leave without waiting for more: most of what sharing saves is saved by then.
+const GATHER_MIN: usize = 4;
 
 /// What a batch decides about: a user and the token.
 pub(super) type Claim = (UserId, Uuid);
@@ -44,10 +48,16 @@ struct Waiting<A> {
 }
 
 impl<A: Send + 'static> Batcher<A> {
-    /// A queue that sends at most `in_flight_max` batches at a time.
-    pub(super) fn new(in_flight_max: usize, decide: Arc<Decide<A>>) -> Self {
-        let rules =
-            Rules { batch_max: BATCH_MAX, in_flight_max, beside_min: BESIDE_MIN, queue_max: QUEUE_MAX };
+    /// A queue that sends at most `in_flight_max` batches at a time, `gather` apart while few wait.
+    pub(super) fn new(in_flight_max: usize, gather: Duration, decide: Arc<Decide<A>>) -> Self {
+        let rules = Rules {
+            batch_max: BATCH_MAX,
+            in_flight_max,
+            beside_min: BESIDE_MIN,
+            gather,
+            gather_min: GATHER_MIN,
+            queue_max: QUEUE_MAX,
+        };
         let run = move |waiting: Vec<Waiting<A>>| answer_all(decide.clone(), waiting).boxed();
         Self { queue: Batches::new(rules, Box::new(run)) }
     }
@@ -160,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn the_first_leaves_alone_and_those_who_gather_leave_together() {
         let (seen, permits) = (Arc::new(Seen::default()), Arc::new(Semaphore::new(0)));
-        let batcher = Arc::new(Batcher::new(1, gated(seen.clone(), permits.clone())));
+        let batcher = Arc::new(Batcher::new(1, Duration::ZERO, gated(seen.clone(), permits.clone())));
         let first = tokio::spawn({
             let batcher = batcher.clone();
             async move { batcher.decide(coupon(1), claim(1)).await }
@@ -179,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_reaches_everybody_of_its_batch_only() {
         let (seen, permits) = (Arc::new(Seen::default()), Arc::new(Semaphore::new(10)));
-        let batcher = Batcher::new(1, gated(seen, permits));
+        let batcher = Batcher::new(1, Duration::ZERO, gated(seen, permits));
         let claims = [(1, 666), (1, 7), (2, 8)];
         let answers =
             join_all(claims.map(|(campaign, id)| batcher.decide(coupon(campaign), claim(id)))).await;
@@ -191,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_refuses_at_once_and_definitely() {
         let (seen, permits) = (Arc::new(Seen::default()), Arc::new(Semaphore::new(0)));
-        let batcher = Batcher::new(1, gated(seen, permits.clone()));
+        let batcher = Batcher::new(1, Duration::ZERO, gated(seen, permits.clone()));
         let crowd = (0..QUEUE_MAX as i64 + 2 * BATCH_MAX as i64)
             .map(|id| batcher.decide(coupon(1), claim(id + 1000)));
         let crowd = join_all(crowd);

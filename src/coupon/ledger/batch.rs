@@ -4,6 +4,8 @@
 //! as the database is slow. On SQLite one is under way, on Postgres up to a few. What must always hold: every queued
 //! issue gets one answer of its own, also when a neighbour is so wrong that the database refuses the statement.
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
@@ -48,7 +50,15 @@ impl IssuanceQueue {
         } else {
             1
         };
-        let rules = Rules { batch_max: BATCH_ROWS_MAX, in_flight_max, beside_min: BESIDE_MIN, queue_max };
+        let rules = Rules {
+            batch_max: BATCH_ROWS_MAX,
+            in_flight_max,
+            beside_min: BESIDE_MIN,
+            // The gate's answers come in batches already.
+            gather: Duration::ZERO,
+            gather_min: 1,
+            queue_max,
+        };
         let counted = metrics.clone();
         let run = move |jobs: Vec<Job>| {
             let (ledger, clock, metrics) = (ledger.clone(), clock.clone(), metrics.clone());

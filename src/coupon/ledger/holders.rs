@@ -5,6 +5,8 @@
 //! always hold: a look is answered by a query that began after it was queued (so a row that was committed before is
 //! seen), and a row that cannot be read spoils no neighbour's answer.
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use tokio::sync::oneshot;
 
@@ -37,7 +39,15 @@ impl HolderQueue {
     /// An empty queue of at most `queue_max` looks; use inside a tokio runtime.
     pub fn new(ledger: Ledger, queue_max: usize, clock: Clock, metrics: CouponMetrics) -> Self {
         let in_flight_max = IN_FLIGHT_MAX.min(ledger.db().config().connections_max as usize).max(1);
-        let rules = Rules { batch_max: BATCH_MAX, in_flight_max, beside_min: BESIDE_MIN, queue_max };
+        let rules = Rules {
+            batch_max: BATCH_MAX,
+            in_flight_max,
+            beside_min: BESIDE_MIN,
+            // The gate's answers come in batches already.
+            gather: Duration::ZERO,
+            gather_min: 1,
+            queue_max,
+        };
         let run = move |jobs: Vec<Job>| {
             let (ledger, clock, metrics) = (ledger.clone(), clock.clone(), metrics.clone());
             async move { answer(&ledger, jobs, &clock, &metrics).await }.boxed()

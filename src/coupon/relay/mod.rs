@@ -87,7 +87,7 @@ pub enum RelayError {
 
 /// Rest between two steps that found little, so that a trickle of commits is carried in batches: a step costs ledger and
 /// log as much as some fifty events.
-const REST: Duration = Duration::from_millis(20);
+const REST: Duration = Duration::from_millis(40);
 /// Longest pause after a failed step.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How often the backlog is counted.
@@ -152,15 +152,16 @@ impl Relay {
     /// Carries events until `stop`, then as far as one more round takes it, and gives the lanes back.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
-        let mut backoff = REST;
+        let rest = REST.min(self.config.interval);
+        let mut backoff = rest;
         let mut last_failure = String::new();
         loop {
             let pause = match self.relay_batch().await {
                 Ok(Step::Moved { more: true, .. }) => Duration::ZERO,
                 Ok(_) => {
                     last_failure.clear();
-                    backoff = REST;
-                    REST
+                    backoff = rest;
+                    rest
                 }
                 Err(error) => {
                     // Said once per cause: a log that is down fails every step.
@@ -173,7 +174,7 @@ impl Relay {
                     backoff
                 }
             };
-            let failing = backoff > REST;
+            let failing = backoff > rest;
             tokio::select! {
                 () = &mut stop => break,
                 () = tokio::time::sleep(pause) => {}
@@ -184,7 +185,7 @@ impl Relay {
             tokio::select! {
                 () = &mut stop => break,
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(self.config.interval.saturating_sub(REST)) => {}
+                () = tokio::time::sleep(self.config.interval - rest) => {}
             }
         }
         while let Ok(Step::Moved { more: true, .. }) = self.relay_batch().await {}

@@ -42,6 +42,8 @@ pub struct RedisGateConfig {
     pub response_timeout: Duration,
     /// How long a seat stays pending before a sweeper may ask about it.
     pub pending_lease: Duration,
+    /// Least time between two calls that admit, while few wait. Those admitted together share a ledger transaction too.
+    pub gather: Duration,
 }
 
 impl RedisGateConfig {
@@ -53,6 +55,7 @@ impl RedisGateConfig {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(1),
             pending_lease: Duration::from_secs(10),
+            gather: Duration::ZERO,
         }
     }
 }
@@ -81,8 +84,8 @@ impl RedisGate {
         };
         Ok(Self {
             server,
-            admissions: Batcher::new(in_flight_max, Arc::new(admit)),
-            confirmations: Batcher::new(in_flight_max, Arc::new(confirm)),
+            admissions: Batcher::new(in_flight_max, config.gather, Arc::new(admit)),
+            confirmations: Batcher::new(in_flight_max, Duration::ZERO, Arc::new(confirm)),
         })
     }
 }
