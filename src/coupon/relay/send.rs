@@ -25,7 +25,7 @@ use crate::{
 pub struct Sent {
     /// Ids of the rows the log has acknowledged, to be marked.
     pub acknowledged: Vec<i64>,
-    /// Rows the log refuses for good while it takes others, with its words: to be parked.
+    /// Rows the log refuses for good while it takes others, with its words, and rows that make no record: to be parked.
     pub refused: Vec<(i64, String)>,
     /// Why the batch ended early: try again later.
     pub stopped: Option<StreamsError>,
@@ -66,6 +66,7 @@ impl Sender {
         let rows: Vec<&UnsentRow> = rows.iter().filter(|row| !delivered.contains(&row.id)).collect();
         // 2
         let mut held: HashSet<&str> = HashSet::new();
+        let mut refused_by_log = 0;
         for mut wave in waves(&rows) {
             wave.retain(|row| !held.contains(row.row.key.as_str()));
             if Instant::now() >= until {
@@ -84,6 +85,11 @@ impl Sender {
                         match self.send_alone(row) {
                             Alone::Acknowledged => sent.acknowledged.push(row.id),
                             Alone::Refused(reason) => {
+                                refused_by_log += 1;
+                                held.insert(&row.row.key);
+                                sent.refused.push((row.id, reason));
+                            }
+                            Alone::Unreadable(reason) => {
                                 held.insert(&row.row.key);
                                 sent.refused.push((row.id, reason));
                             }
@@ -97,7 +103,7 @@ impl Sender {
             }
             failpoint::hit("relay_after_send");
         }
-        if sent.acknowledged.is_empty() && sent.refused.len() >= REFUSALS_MAX {
+        if sent.acknowledged.is_empty() && refused_by_log >= REFUSALS_MAX {
             return refuses_everything(sent);
         }
         sent
@@ -120,7 +126,9 @@ impl Sender {
 
     /// Sends rows of different keys and waits for all acknowledgements.
     fn send_together(&mut self, rows: &[&UnsentRow]) -> Result<()> {
-        let result = self.try_send(rows);
+        // A row that makes no record says nothing of the producer, which has heard of none yet.
+        let records = rows.iter().map(|row| record(row)).collect::<Result<Vec<_>>>()?;
+        let result = self.try_send(rows, records);
         match &result {
             Ok(()) => self.queued.clear(),
             Err(error) => self.keep_or_drop(error),
@@ -128,10 +136,9 @@ impl Sender {
         result
     }
 
-    fn try_send(&mut self, rows: &[&UnsentRow]) -> Result<()> {
+    fn try_send(&mut self, rows: &[&UnsentRow], records: Vec<ProducerRecord>) -> Result<()> {
         self.queued.clear();
-        for row in rows {
-            let record = record(row)?;
+        for (row, record) in rows.iter().zip(records) {
             self.producer()?.send(record)?;
             self.queued.push(row.id);
         }
@@ -150,6 +157,9 @@ impl Sender {
     /// One row by itself. Refused for good: the same clear refusal twice, by two producers, while the log knows the
     /// topic. Anything less is a reason to wait, never to set an event aside.
     fn send_alone(&mut self, row: &UnsentRow) -> Alone {
+        if let Err(error) = record(row) {
+            return Alone::Unreadable(error.to_string());
+        }
         let Err(first) = self.send_together(&[row]) else { return Alone::Acknowledged };
         if !is_refusal(&first) {
             return Alone::TryLater(first);
@@ -185,7 +195,10 @@ fn refuses_everything(sent: Sent) -> Sent {
 
 enum Alone {
     Acknowledged,
+    /// By the log.
     Refused(String),
+    /// It makes no record.
+    Unreadable(String),
     TryLater(StreamsError),
 }
 
@@ -261,6 +274,7 @@ mod tests {
         /// Down: everything is retriable.
         down: bool,
         topic_unknown: bool,
+        producers: usize,
     }
 
     impl Fake {
@@ -331,6 +345,7 @@ mod tests {
             unreachable!("the relay reads no topic")
         }
         fn producer(&self, _: &ProducerConfig) -> Result<Box<dyn Producer>> {
+            self.log().producers += 1;
             Ok(Box::new(FakeProducer { log: self.clone(), queue: Vec::new(), refused: false }))
         }
         fn admin(&self) -> Result<Arc<dyn Admin>> {
@@ -406,6 +421,22 @@ mod tests {
         log.log().down = false;
         assert_eq!(sender.send(&rows(&["a1", "b1", "a2", "a3"]), later()).acknowledged, [0, 1, 2, 3]);
         assert_eq!(log.log().taken, ["a1", "b1", "a2", "a3"]);
+    }
+
+    #[test]
+    fn rows_that_make_no_record_are_refused_without_another_producer() {
+        let log = Fake::default();
+        let mut rows = rows(&["a1", "b1", "c1", "d1", "a2"]);
+        rows[..4].iter_mut().for_each(|row| row.row.headers = "not JSON".into());
+        let mut sender = Sender::new(Arc::new(log.clone()));
+        let sent = sender.send(&rows, later());
+        // Nothing was taken, but not because the log takes nothing.
+        assert!(sent.stopped.is_none() && sent.acknowledged.is_empty(), "{sent:?}");
+        assert_eq!(sent.refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert!(sent.refused[0].1.contains("headers"), "{sent:?}");
+        rows[4].row.key = "e".into();
+        assert_eq!(sender.send(&rows, later()).acknowledged, [4]);
+        assert_eq!(log.log().producers, 1);
     }
 
     #[test]

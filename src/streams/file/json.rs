@@ -75,7 +75,7 @@ impl RowReader {
 
     /// Reads one record's value.
     pub(crate) fn read(&self, bytes: &[u8]) -> Result<Row, DecodeError> {
-        let text = std::str::from_utf8(bytes)
+        let text = simdutf8::compat::from_utf8(bytes)
             .map_err(|error| DecodeError::NotAnObject { at: error.valid_up_to(), reason: "not UTF-8" })?;
         let mut row = Row::nulls(self.columns.len());
         let mut scanner = Scanner { text, bytes, at: 0 };
