@@ -303,8 +303,8 @@ fn a_key_written_again_in_a_segment_out_of_memory_keeps_its_older_rows() {
     assert_eq!(starts(&mut rig, b"a"), [1, 2]);
 }
 
-#[test]
-fn rows_that_were_listed_and_have_left_memory_are_listed_again() {
+/// A store whose operator takes rows out by time, as that of a join.
+fn taken_out_by_time(memory: u64, segment_interval: Duration) -> Rig {
     let kind = StoreKind::Window {
         retention: Duration::from_millis(FOREVER as u64),
         window_size: Duration::ZERO,
@@ -312,7 +312,12 @@ fn rows_that_were_listed_and_have_left_memory_are_listed_again() {
         timestamped: true,
         time_ordered: true,
     };
-    let mut rig = Rig::of(Stack { file: Some(0), ..LOGGED }, kind, Some(Duration::from_secs(60)));
+    Rig::of(Stack { file: Some(memory), ..LOGGED }, kind, Some(segment_interval))
+}
+
+#[test]
+fn rows_that_were_listed_and_have_left_memory_are_listed_again() {
+    let mut rig = taken_out_by_time(0, Duration::from_secs(60));
     for (key, start) in [(b"a", 100_000), (b"b", 200_000), (b"c", 300_000)] {
         put(&mut rig, key, Some("1"), start);
         rig.commit(true);
@@ -322,22 +327,15 @@ fn rows_that_were_listed_and_have_left_memory_are_listed_again() {
     }
 }
 
-/// Rows of a key each, one a second, looked for by key and then taken out by time, a second after the other, as a join does: what is in
-/// memory stays within the budget, and each row is read from the file once or twice, not with every look.
+/// Rows of a key each, one a second, taken out by time, a second after the other, as a join does: what is in memory stays near the budget,
+/// however much is in the file.
 #[test]
 fn rows_that_are_taken_out_by_time_are_loaded_in_pieces() {
     const ROWS: i64 = 20_000;
     const MEMORY: u64 = 1 << 20;
-    let kind = StoreKind::Window {
-        retention: Duration::from_millis(FOREVER as u64),
-        window_size: Duration::ZERO,
-        duplicates: false,
-        timestamped: true,
-        time_ordered: true,
-    };
     // Two segments, each of which would not fit.
     let interval = Duration::from_secs(10_000);
-    let mut rig = Rig::of(Stack { file: Some(MEMORY), ..LOGGED }, kind, Some(interval));
+    let mut rig = taken_out_by_time(MEMORY, interval);
     let key = |at: i64| ByteKey::new(format!("key-{}", at * 7_919 % ROWS).as_bytes());
     let time = |at: i64| 10_000_000 + at * 1_000;
     for at in 0..ROWS {
