@@ -39,7 +39,12 @@ async fn a_kafka_that_does_not_answer_is_waited_for_and_told_of() {
         let answer = http.get(url).send().await.expect("an answer");
         (answer.status().is_success(), answer.text().await.expect("text"))
     };
-    assert_eq!(stuck(&fleet).await, 0.0);
+    // What has caught up with nothing yet may not listen yet.
+    let member = &fleet.members[0];
+    let listens = eventually(Duration::from_secs(60), async || {
+        member.metric(&http, "streams_thread_stuck_seconds", "").await
+    });
+    assert_eq!(listens.await, Some(0.0), "{}", fleet.logs());
     let waited = eventually(Duration::from_secs(60), async || ready(&fleet).await.0.then_some(()));
     assert!(waited.await.is_some(), "it gets ready: {:?}", ready(&fleet).await);
 
