@@ -22,6 +22,11 @@ async fn a_kafka_that_does_not_answer_is_waited_for_and_told_of() {
         let log = KafkaClients::new(KafkaConfig::new(address)).expect("valid");
         let set = |on| stopped.set_stopped(on);
         crate::contract::an_unknown_commit_is_asked_for_again(&log, || set(true), || set(false));
+        crate::contract::a_transaction_that_failed_meanwhile_takes_no_record(
+            &log,
+            || set(true),
+            || set(false),
+        );
     };
     tokio::task::spawn_blocking(contract).await.expect("the contract holds");
 

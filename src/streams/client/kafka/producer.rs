@@ -309,18 +309,20 @@ impl KafkaProducer {
                 Taken::Refused(code) => {
                     self.client.fatal_error().map_or(Ok(()), |_| self.take_failure())?;
                     let what = format!("send to {}", place());
-                    return Err(match (code, &self.config.transactional_id) {
-                        // The transaction cannot go on, which its next call would say, too.
-                        (Code::RD_KAFKA_RESP_ERR__STATE, Some(_)) => StreamsError::AbortTransaction(format!(
-                            "kafka: {what}: {}",
-                            error::describe(code)
-                        )),
-                        _ => error::of_code(&what, code),
-                    });
+                    return Err(self
+                        .cannot_go_on(&what, code)
+                        .unwrap_or_else(|| error::of_code(&what, code)));
                 }
             }
         }
         Ok(())
+    }
+
+    /// A transaction that failed meanwhile (records that expired, say) takes no record: the next call of the transaction would say so,
+    /// too, but not this refusal.
+    fn cannot_go_on(&self, what: &str, code: Code) -> Option<StreamsError> {
+        let failed = code == Code::RD_KAFKA_RESP_ERR__STATE && self.config.transactional_id.is_some();
+        failed.then(|| StreamsError::AbortTransaction(format!("kafka: {what}: {}", error::describe(code))))
     }
 
     fn hand_over_all(&mut self) -> Result<()> {
@@ -452,7 +454,9 @@ impl Producer for KafkaProducer {
                 break Err(StreamsError::RecordRefused(Box::new(RefusedRecord { record, error })));
             }
             if code != Code::RD_KAFKA_RESP_ERR__QUEUE_FULL {
-                break error::of_object(&format!("send to {}-{partition}", record.topic), error);
+                let what = format!("send to {}-{partition}", record.topic);
+                let told = error::of_object(&what, error);
+                break self.cannot_go_on(&what, code).map_or(told, Err);
             }
             // SAFETY: ours.
             unsafe { rd::rd_kafka_error_destroy(error) };
