@@ -120,7 +120,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn record(topic: &str, partition: i32, value: &str) -> ProducerRecord {
+pub fn record(topic: &str, partition: i32, value: &str) -> ProducerRecord {
     ProducerRecord {
         topic: topic.into(),
         partition: Some(partition),
@@ -143,7 +143,7 @@ fn transactional_producer(log: &dyn ClientSupplier, id: &str) -> Box<dyn Produce
 }
 
 /// Repeats a call while it says `Retriable`, as a runtime does.
-fn retried<T>(what: &str, mut call: impl FnMut() -> Result<T, StreamsError>) -> T {
+pub fn retried<T>(what: &str, mut call: impl FnMut() -> Result<T, StreamsError>) -> T {
     until(what, || match call() {
         Ok(value) => Some(value),
         Err(StreamsError::Retriable(_)) => None,
@@ -161,7 +161,12 @@ fn write(log: &dyn ClientSupplier, topic: &str, values: &[&str]) {
 }
 
 /// A consumer without a group at the start of partitions `0..partitions`.
-fn reader(log: &dyn ClientSupplier, topic: &str, partitions: i32, read_committed: bool) -> Box<dyn Consumer> {
+pub fn reader(
+    log: &dyn ClientSupplier,
+    topic: &str,
+    partitions: i32,
+    read_committed: bool,
+) -> Box<dyn Consumer> {
     let mut consumer = log.consumer(&ConsumerConfig { read_committed, ..ConsumerConfig::default() }).unwrap();
     let from_start: Vec<_> = (0..partitions).map(|p| (TopicPartition::new(topic, p), Some(0))).collect();
     consumer.assign(&from_start).unwrap();
@@ -169,7 +174,7 @@ fn reader(log: &dyn ClientSupplier, topic: &str, partitions: i32, read_committed
 }
 
 /// Polls until `count` records have come.
-fn take(consumer: &mut dyn Consumer, count: usize) -> Vec<ConsumerRecord> {
+pub fn take(consumer: &mut dyn Consumer, count: usize) -> Vec<ConsumerRecord> {
     let mut records = Vec::new();
     until(&format!("{count} records are read"), || {
         records.extend(consumer.poll(Duration::from_millis(50)).unwrap().records);
@@ -191,7 +196,7 @@ fn read_to_end(consumer: &mut dyn Consumer, topic: &str) -> Vec<ConsumerRecord> 
     records
 }
 
-fn values(records: &[ConsumerRecord]) -> Vec<String> {
+pub fn values(records: &[ConsumerRecord]) -> Vec<String> {
     records
         .iter()
         .map(|r| String::from_utf8_lossy(r.value.as_deref().unwrap_or(b"null")).into_owned())

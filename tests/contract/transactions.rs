@@ -327,40 +327,6 @@ pub fn an_unknown_commit_is_asked_for_again(
     assert_eq!(values(&take(&mut *reader(log, &topic, 1, true), 2)), ["1", "2"]);
 }
 
-/// A record expires while the log does not answer: what is sent after it is told that the transaction cannot go on.
-pub fn a_transaction_that_failed_meanwhile_takes_no_record(
-    log: &dyn ClientSupplier,
-    mut lose: impl FnMut(),
-    mut give_back: impl FnMut(),
-) {
-    let topic = topic(log, 1);
-    let config = ProducerConfig {
-        transactional_id: Some(unique("tx")),
-        transaction_timeout: Some(Duration::from_secs(3)),
-    };
-    let mut producer = log.producer(&config).unwrap();
-    retried("init", || producer.init_transactions());
-    producer.begin_transaction().unwrap();
-    producer.send(record(&topic, 0, "begun")).unwrap();
-    producer.flush().unwrap();
-    lose();
-    let until = Instant::now() + Duration::from_secs(60);
-    let told = loop {
-        match producer.send(record(&topic, 0, "lost")) {
-            Ok(()) => assert!(Instant::now() < until, "nothing expires"),
-            Err(error) => break error,
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    };
-    give_back();
-    assert!(matches!(told, StreamsError::AbortTransaction(_)), "{told:?}");
-    retried("abort", || producer.abort_transaction());
-    producer.begin_transaction().unwrap();
-    producer.send(record(&topic, 0, "2")).unwrap();
-    retried("commit", || producer.commit_transaction());
-    assert_eq!(values(&take(&mut *reader(log, &topic, 1, true), 1)), ["2"]);
-}
-
 /// Commits a record and offsets as a member that the group no longer knows so; the log refuses, and the producer, given back, may go on.
 fn refused_for_identity(
     log: &dyn ClientSupplier,

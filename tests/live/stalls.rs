@@ -1,12 +1,19 @@
-//! A Kafka that takes connections and does not answer: a commit whose answer is lost is asked for again, and a stream thread that waits says
-//! so until it need not.
+//! A Kafka that takes connections and does not answer: a commit whose answer is lost is asked for again, a transaction whose records expired
+//! is aborted, and a stream thread that waits says so until it need not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sluice::streams::client::kafka::{KafkaClients, KafkaConfig};
+use sluice::streams::{
+    client::{
+        ClientSupplier, ProducerConfig,
+        kafka::{KafkaClients, KafkaConfig},
+    },
+    error::StreamsError,
+};
 
 use crate::{
     chaos::{Fleet, Load, close_windows, holds},
+    contract::{reader, record, retried, take, topic, unique, values},
     deployment::eventually,
     services::Services,
 };
@@ -22,11 +29,7 @@ async fn a_kafka_that_does_not_answer_is_waited_for_and_told_of() {
         let log = KafkaClients::new(KafkaConfig::new(address)).expect("valid");
         let set = |on| stopped.set_stopped(on);
         crate::contract::an_unknown_commit_is_asked_for_again(&log, || set(true), || set(false));
-        crate::contract::a_transaction_that_failed_meanwhile_takes_no_record(
-            &log,
-            || set(true),
-            || set(false),
-        );
+        a_transaction_that_failed_meanwhile_takes_no_record(&log, || set(true), || set(false));
     };
     tokio::task::spawn_blocking(contract).await.expect("the contract holds");
 
@@ -66,4 +69,38 @@ async fn a_kafka_that_does_not_answer_is_waited_for_and_told_of() {
     let orders = load.stop();
     close_windows(&fleet);
     holds(&mut fleet, orders, &[]).await;
+}
+
+/// A record expires while the log does not answer: what is sent after it is told that the transaction cannot go on.
+fn a_transaction_that_failed_meanwhile_takes_no_record(
+    log: &dyn ClientSupplier,
+    mut lose: impl FnMut(),
+    mut give_back: impl FnMut(),
+) {
+    let topic = topic(log, 1);
+    let config = ProducerConfig {
+        transactional_id: Some(unique("tx")),
+        transaction_timeout: Some(Duration::from_secs(3)),
+    };
+    let mut producer = log.producer(&config).unwrap();
+    retried("init", || producer.init_transactions());
+    producer.begin_transaction().unwrap();
+    producer.send(record(&topic, 0, "begun")).unwrap();
+    producer.flush().unwrap();
+    lose();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let told = loop {
+        match producer.send(record(&topic, 0, "lost")) {
+            Ok(()) => assert!(Instant::now() < deadline, "nothing expires"),
+            Err(error) => break error,
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    give_back();
+    assert!(matches!(told, StreamsError::AbortTransaction(_)), "{told:?}");
+    retried("abort", || producer.abort_transaction());
+    producer.begin_transaction().unwrap();
+    producer.send(record(&topic, 0, "2")).unwrap();
+    retried("commit", || producer.commit_transaction());
+    assert_eq!(values(&take(&mut *reader(log, &topic, 1, true), 1)), ["2"]);
 }
