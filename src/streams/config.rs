@@ -57,7 +57,8 @@ pub struct StreamsConfig {
     pub processing_guarantee: ProcessingGuarantee,
     /// Time between commits.
     pub commit_interval: Duration,
-    /// Budget for state in memory, not yet saved and hot, of all tasks of the application, and of a quarter of it for record caches, bytes.
+    /// What all tasks of the application may have of their state in memory, bytes. The record cache of a store may take a quarter of it
+    /// on top.
     pub buffer_bytes_max: usize,
     /// Records buffered per input partition before it is paused.
     pub buffered_records_per_partition: usize,

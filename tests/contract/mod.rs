@@ -136,7 +136,16 @@ fn plain_producer(log: &dyn ClientSupplier) -> Box<dyn Producer> {
 }
 
 fn transactional_producer(log: &dyn ClientSupplier, id: &str) -> Box<dyn Producer> {
-    let config = ProducerConfig { transactional_id: Some(id.to_owned()), transaction_timeout: None };
+    producer_with_timeout(log, id, None)
+}
+
+/// A transactional producer whose transactions end after that time by themselves; `None` = as the adapter has it.
+pub fn producer_with_timeout(
+    log: &dyn ClientSupplier,
+    id: &str,
+    timeout: Option<Duration>,
+) -> Box<dyn Producer> {
+    let config = ProducerConfig { transactional_id: Some(id.to_owned()), transaction_timeout: timeout };
     let mut producer = log.producer(&config).unwrap();
     retried("init_transactions", || producer.init_transactions());
     producer

@@ -157,12 +157,7 @@ pub fn position_steps_over_markers(log: &dyn ClientSupplier) {
 
 pub fn a_timed_out_transaction_is_aborted_and_its_producer_fenced(log: &dyn ClientSupplier) {
     let topic = topic(log, 1);
-    let config = ProducerConfig {
-        transactional_id: Some(unique("tx")),
-        transaction_timeout: Some(Duration::from_secs(1)),
-    };
-    let mut producer = log.producer(&config).unwrap();
-    retried("init_transactions", || producer.init_transactions());
+    let mut producer = producer_with_timeout(log, &unique("tx"), Some(Duration::from_secs(1)));
     producer.begin_transaction().unwrap();
     producer.send(record(&topic, 0, "late")).unwrap();
     producer.flush().unwrap();

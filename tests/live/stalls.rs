@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sluice::streams::{
     client::{
-        ClientSupplier, ProducerConfig,
+        ClientSupplier,
         kafka::{KafkaClients, KafkaConfig},
     },
     error::StreamsError,
@@ -13,7 +13,7 @@ use sluice::streams::{
 
 use crate::{
     chaos::{Fleet, Load, close_windows, holds},
-    contract::{reader, record, retried, take, topic, unique, values},
+    contract::{producer_with_timeout, reader, record, retried, take, topic, unique, values},
     deployment::eventually,
     services::Services,
 };
@@ -78,19 +78,16 @@ fn a_transaction_that_failed_meanwhile_takes_no_record(
     mut give_back: impl FnMut(),
 ) {
     let topic = topic(log, 1);
-    let config = ProducerConfig {
-        transactional_id: Some(unique("tx")),
-        transaction_timeout: Some(Duration::from_secs(3)),
-    };
-    let mut producer = log.producer(&config).unwrap();
-    retried("init", || producer.init_transactions());
-    producer.begin_transaction().unwrap();
-    producer.send(record(&topic, 0, "begun")).unwrap();
-    producer.flush().unwrap();
+    let id = unique("tx");
+    let producer = || producer_with_timeout(log, &id, Some(Duration::from_secs(3)));
+    let mut first = producer();
+    first.begin_transaction().unwrap();
+    first.send(record(&topic, 0, "begun")).unwrap();
+    first.flush().unwrap();
     lose();
     let deadline = Instant::now() + Duration::from_secs(60);
     let told = loop {
-        match producer.send(record(&topic, 0, "lost")) {
+        match first.send(record(&topic, 0, "lost")) {
             Ok(()) => assert!(Instant::now() < deadline, "nothing expires"),
             Err(error) => break error,
         }
@@ -99,12 +96,11 @@ fn a_transaction_that_failed_meanwhile_takes_no_record(
     give_back();
     assert!(matches!(told, StreamsError::AbortTransaction(_)), "{told:?}");
     // Its time may be over meanwhile: then the log has ended it, and the abort is told that it is fenced. A runtime goes on with a new one.
-    let _ = producer.abort_transaction();
-    drop(producer);
-    let mut producer = log.producer(&config).unwrap();
-    retried("init", || producer.init_transactions());
-    producer.begin_transaction().unwrap();
-    producer.send(record(&topic, 0, "2")).unwrap();
-    retried("commit", || producer.commit_transaction());
+    let _ = first.abort_transaction();
+    drop(first);
+    let mut second = producer();
+    second.begin_transaction().unwrap();
+    second.send(record(&topic, 0, "2")).unwrap();
+    retried("commit", || second.commit_transaction());
     assert_eq!(values(&take(&mut *reader(log, &topic, 1, true), 1)), ["2"]);
 }

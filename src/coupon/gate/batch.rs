@@ -5,8 +5,7 @@
 //! is [`Batches`]. What must always hold: answers reach their own claimants, and beyond the queue's bound claims are
 //! refused instead of kept waiting.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};

@@ -22,7 +22,6 @@ mod key_value;
 pub(crate) mod layout;
 mod lru;
 mod memory;
-
 mod segments;
 mod session;
 mod sqlite;

@@ -148,7 +148,7 @@ impl Segment {
     fn forget(&mut self, key: &[u8], at: usize) {
         let Some(slots) = self.rows.get_mut(key) else { return };
         let time = slots.remove(at).time;
-        let last_of_time = !slots.iter().any(|slot| slot.time == time);
+        let last_of_time = !has_time(slots, time);
         if slots.is_empty() {
             self.rows.remove(key);
         }
@@ -225,7 +225,7 @@ impl Segment {
         for SqlRow { key, time, sub, value, .. } in rows {
             let slots = self.rows.entry(key.clone()).or_default();
             if let Err(at) = slots.binary_search_by_key(&(time, sub), Slot::id) {
-                let first_of_time = !slots.iter().any(|slot| slot.time == time);
+                let first_of_time = !has_time(slots, time);
                 slots.insert(at, Slot { time, sub, save: 0, value });
                 added += 1;
                 if first_of_time {
@@ -238,7 +238,13 @@ impl Segment {
 }
 
 fn has(rows: &Rows, key: &ByteKey, time: Timestamp) -> bool {
-    rows.get(key.as_slice()).is_some_and(|slots| slots.iter().any(|slot| slot.time == time))
+    rows.get(key.as_slice()).is_some_and(|slots| has_time(slots, time))
+}
+
+/// Whether one of a key's rows is of a time.
+fn has_time(slots: &Slots, time: Timestamp) -> bool {
+    let at = slots.partition_point(|slot| slot.time < time);
+    slots.get(at).is_some_and(|slot| slot.time == time)
 }
 
 /// Segment, key, time, sub.
@@ -448,7 +454,7 @@ impl Segments {
                     first_of_time = false;
                 }
                 Err(at) => {
-                    first_of_time = !slots.iter().any(|slot| slot.time == time);
+                    first_of_time = !has_time(slots, time);
                     slots.insert(at, Slot { time, sub, save, value: Some(value) });
                     self.len += 1;
                 }
@@ -485,7 +491,7 @@ impl Segments {
                     std::mem::replace(&mut slot.save, save)
                 }
                 Err(at) if incomplete => {
-                    let first_of_time = !slots.iter().any(|slot| slot.time == time);
+                    let first_of_time = !has_time(slots, time);
                     slots.insert(at, Slot { time, sub, save, value: None });
                     self.len += 1;
                     if first_of_time {

@@ -4,8 +4,10 @@
 //! written with 15 digits. The conversions between text and double follow SQLite's own double-double arithmetic step by step, because a
 //! correctly rounded one differs in the last digit. What must always hold: the property test against SQLite finds no difference.
 
-// The constants are written with SQLite's digits, so that they can be compared with its source.
-#![allow(clippy::excessive_precision)]
+#![allow(
+    clippy::excessive_precision,
+    reason = "the constants have SQLite's digits, so that they can be compared with its source"
+)]
 
 use super::super::value::Datum;
 

@@ -16,14 +16,12 @@ use crate::streams::{
 /// A key-value store under a cache.
 pub(in crate::streams::state) struct CachingKeyValue {
     cache: Cache<ByteKey>,
-    /// Whether flushes tell the values they replace.
-    send_old_values: bool,
     inner: Box<dyn KeyValueStore>,
 }
 
 impl CachingKeyValue {
     pub(in crate::streams::state) fn new(inner: Box<dyn KeyValueStore>, options: CacheOptions) -> Self {
-        Self { cache: Cache::new(options), send_old_values: true, inner }
+        Self { cache: Cache::new(options), inner }
     }
 }
 
@@ -36,7 +34,7 @@ impl StateStore for CachingKeyValue {
         flush(
             self.inner.as_mut(),
             self.cache.take_dirty(),
-            self.send_old_values,
+            self.cache.send_old_values,
             |below, key| below.get(key),
             |below, entry| below.put(entry.key.clone(), entry.value.clone(), &entry.context),
             |Dirty { key, value, context }, old| CacheFlush { key, window: None, new: value, old, context },
@@ -44,7 +42,7 @@ impl StateStore for CachingKeyValue {
     }
 
     fn send_old_values(&mut self, wanted: bool) {
-        self.send_old_values = wanted;
+        self.cache.send_old_values = wanted;
     }
 
     fn wants_flush(&self) -> bool {

@@ -46,6 +46,8 @@ struct Dirty<K> {
 /// The entries of one store's cache.
 struct Cache<K> {
     options: CacheOptions,
+    /// Whether flushes tell the values they replace.
+    send_old_values: bool,
     entries: IndexedMap<K, Entry>,
     /// Every write in order. Only that whose place its entry names is the last one of its key; the others are skipped.
     writes: Vec<(u64, K)>,
@@ -56,7 +58,14 @@ struct Cache<K> {
 
 impl<K: Ord + Hash + Clone> Cache<K> {
     fn new(options: CacheOptions) -> Self {
-        Self { options, entries: IndexedMap::default(), writes: Vec::new(), dirty: 0, tick: 0 }
+        Self {
+            options,
+            send_old_values: true,
+            entries: IndexedMap::default(),
+            writes: Vec::new(),
+            dirty: 0,
+            tick: 0,
+        }
     }
 
     /// Whether flushed entries stay readable, as in Kafka Streams.

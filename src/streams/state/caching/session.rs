@@ -20,8 +20,6 @@ type Key = (ByteKey, Timestamp, Timestamp);
 /// A session store under a cache. A session's value has no timestamp of its own; its end stands for it.
 pub(in crate::streams::state) struct CachingSession {
     cache: Cache<Key>,
-    /// Whether flushes tell the values they replace.
-    send_old_values: bool,
     /// Kind of the store below; merged listings keep its order.
     expiry: Expiry,
     interval_ms: i64,
@@ -35,7 +33,7 @@ impl CachingSession {
         expiry: Expiry,
         interval_ms: i64,
     ) -> Self {
-        Self { cache: Cache::new(options), send_old_values: true, expiry, interval_ms, inner }
+        Self { cache: Cache::new(options), expiry, interval_ms, inner }
     }
 
     /// Lays cached sessions that `select` takes over sessions of all keys from below.
@@ -75,7 +73,7 @@ impl StateStore for CachingSession {
         flush(
             self.inner.as_mut(),
             self.cache.take_dirty(),
-            self.send_old_values,
+            self.cache.send_old_values,
             |below, (key, end, start)| {
                 let value = below.fetch_session(key, *start, *end)?;
                 Ok(value.map(|value| ValueAndTimestamp { value, timestamp: *end }))
@@ -94,7 +92,7 @@ impl StateStore for CachingSession {
     }
 
     fn send_old_values(&mut self, wanted: bool) {
-        self.send_old_values = wanted;
+        self.cache.send_old_values = wanted;
     }
 
     fn wants_flush(&self) -> bool {

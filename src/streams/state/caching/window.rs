@@ -15,8 +15,6 @@ type Key = (ByteKey, Timestamp);
 /// A window store under a cache.
 pub(in crate::streams::state) struct CachingWindow {
     cache: Cache<Key>,
-    /// Whether flushes tell the values they replace.
-    send_old_values: bool,
     window_size_ms: i64,
     /// How the store below lists rows; merged listings keep that order.
     listing: Listing,
@@ -32,14 +30,7 @@ impl CachingWindow {
         listing: Listing,
         interval_ms: i64,
     ) -> Self {
-        Self {
-            cache: Cache::new(options),
-            send_old_values: true,
-            window_size_ms,
-            listing,
-            interval_ms,
-            inner,
-        }
+        Self { cache: Cache::new(options), window_size_ms, listing, interval_ms, inner }
     }
 
     /// Lays cached rows with `from <= start <= to` over rows of all keys from below.
@@ -81,7 +72,7 @@ impl StateStore for CachingWindow {
         flush(
             self.inner.as_mut(),
             self.cache.take_dirty(),
-            self.send_old_values,
+            self.cache.send_old_values,
             |below, (key, start)| below.fetch(key, *start),
             |below, entry| below.put(entry.key.0.clone(), entry.value.clone(), entry.key.1, &entry.context),
             |Dirty { key: (key, start), value, context }, old| CacheFlush {
@@ -95,7 +86,7 @@ impl StateStore for CachingWindow {
     }
 
     fn send_old_values(&mut self, wanted: bool) {
-        self.send_old_values = wanted;
+        self.cache.send_old_values = wanted;
     }
 
     fn wants_flush(&self) -> bool {
