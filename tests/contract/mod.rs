@@ -54,6 +54,7 @@ macro_rules! for_each_case {
             an_open_transaction_holds_back_what_follows
             offsets_move_with_the_transaction
             offsets_of_an_aborted_transaction_stay
+            offsets_of_an_open_transaction_are_not_told
             a_newer_producer_fences_the_older
             what_a_predecessor_left_open_is_aborted
             position_steps_over_markers

@@ -103,6 +103,33 @@ pub fn offsets_of_an_aborted_transaction_stay(log: &dyn ClientSupplier) {
     assert_eq!(committed, offsets_of([(&partition, offset(1, ""))]));
 }
 
+/// To whom does not read committed, at once; to whom does, not before it is decided.
+pub fn offsets_of_an_open_transaction_are_not_told(log: &dyn ClientSupplier) {
+    let (topic, group) = (topic(log, 1), unique("group"));
+    let mut member = Member::join(log, &group_config(&group, None), std::slice::from_ref(&topic));
+    member.until_owning(1);
+    let partition = TopicPartition::new(topic.as_str(), 0);
+    let mut producer = transactional_producer(log, &unique("tx"));
+    let metadata = member.consumer.group_metadata().unwrap();
+    let of = |at: i64| offsets_of([(&partition, offset(at, ""))]);
+    producer.begin_transaction().unwrap();
+    retried("send offsets", || producer.send_offsets_to_transaction(&of(1), &metadata));
+    retried("commit", || producer.commit_transaction());
+    producer.begin_transaction().unwrap();
+    retried("send offsets", || producer.send_offsets_to_transaction(&of(2), &metadata));
+
+    let asks = |read_committed: bool| {
+        let group_id = Some(group.clone());
+        log.consumer(&ConsumerConfig { group_id, read_committed, ..ConsumerConfig::default() }).unwrap()
+    };
+    let tps = [partition.clone()];
+    let begun = Instant::now();
+    assert_eq!(retried("committed", || asks(false).committed(&tps)), of(1));
+    assert!(begun.elapsed() < Duration::from_secs(5), "it waited {:?}", begun.elapsed());
+    retried("commit", || producer.commit_transaction());
+    assert_eq!(retried("committed", || asks(true).committed(&tps)), of(2));
+}
+
 pub fn a_newer_producer_fences_the_older(log: &dyn ClientSupplier) {
     let (topic, id) = (topic(log, 1), unique("tx"));
     let mut old = transactional_producer(log, &id);

@@ -349,8 +349,9 @@ fn committed_does_not_answer_while_a_transaction_is_undecided() {
     both_kinds(|log, time| {
         create(log, "t", &[]);
         let tp = TopicPartition::new("t", 0);
-        let mut consumer =
-            log.consumer(&ConsumerConfig { group_id: Some("g".into()), ..Default::default() }).unwrap();
+        let config =
+            ConsumerConfig { group_id: Some("g".into()), read_committed: true, ..ConsumerConfig::default() };
+        let mut consumer = log.consumer(&config).unwrap();
         let tx = ProducerConfig { transactional_id: Some("tx".into()), ..ProducerConfig::default() };
         let mut producer = log.producer(&tx).unwrap();
         producer.init_transactions().unwrap();

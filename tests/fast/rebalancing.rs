@@ -20,7 +20,7 @@ use sluice::streams::{
         CommitStep, PartitionPlan, StepHook, StreamThread, TaskOptions, ThreadParts, create_internal_topics,
         plan_partitions,
     },
-    kstream::{StreamsBuilder, TopologyConfig},
+    kstream::{KGroupedStream, StreamsBuilder, TimeWindows, TopologyConfig, Windowed},
     metrics::StreamsMetrics,
     record::{Headers, ProducerRecord, TopicPartition},
     runtime::{TaskId, TaskState, ThreadStatus},
@@ -44,6 +44,7 @@ struct Cluster {
     disks: tempfile::TempDir,
     now: Arc<AtomicI64>,
     standbys: usize,
+    idle_close_ms: Option<i64>,
     members: Vec<Member>,
     written: usize,
 }
@@ -51,6 +52,16 @@ struct Cluster {
 impl Cluster {
     /// Words counted behind a repartition topic.
     fn new(standbys: usize) -> Self {
+        let idle_close_ms = StreamsConfig::default().idle_close_ms;
+        Self::of(standbys, idle_close_ms, |words| words.count().to_stream().to("counts"))
+    }
+
+    /// Words grouped behind a repartition topic.
+    fn of(
+        standbys: usize,
+        idle_close_ms: Option<i64>,
+        build: impl FnOnce(KGroupedStream<String, String>),
+    ) -> Self {
         let now = Arc::new(AtomicI64::new(1_000_000));
         let clock = now.clone();
         let log = EmbeddedLog::in_memory_with(EmbeddedOptions {
@@ -70,12 +81,12 @@ impl Cluster {
         let builder =
             StreamsBuilder::with_config(TopologyConfig { caching: false, ..TopologyConfig::default() });
         let words = builder.stream::<String, String>("words");
-        words.group_by(|_, word| word.cloned()).count().to_stream().to("counts");
+        build(words.group_by(|_, word| word.cloned()));
         let topology = Arc::new(builder.build("cluster").unwrap());
         let plan = Arc::new(plan_partitions(&topology, admin.as_ref()).unwrap());
         create_internal_topics(&topology, &plan, -1, admin.as_ref()).unwrap();
         let disks = tempfile::tempdir().unwrap();
-        Self { log, topology, plan, disks, now, standbys, members: Vec::new(), written: 0 }
+        Self { log, topology, plan, disks, now, standbys, idle_close_ms, members: Vec::new(), written: 0 }
     }
 
     /// Starts a member under the name of its place, with the disk of that place.
@@ -90,6 +101,7 @@ impl Cluster {
             save_age_max: Duration::from_millis(100),
             save_timing: SaveTiming::AtCommit,
             num_standby_replicas: self.standbys,
+            idle_close_ms: self.idle_close_ms,
             ..StreamsConfig::default()
         };
         let mut options = TaskOptions::new(self.topology.clone(), Arc::new(config));
@@ -117,21 +129,27 @@ impl Cluster {
     }
 
     fn write(&mut self) {
+        let from = self.written;
+        self.send((from..from + WORDS).map(|n| (None, format!("w{}", n % 60), n as i64)));
+        self.written += WORDS;
+    }
+
+    /// Writes words: partition, word, time.
+    fn send(&self, words: impl IntoIterator<Item = (Option<i32>, String, i64)>) {
         let mut producer = self.log.producer(&ProducerConfig::default()).unwrap();
-        for n in self.written..self.written + WORDS {
+        for (n, (partition, word, time)) in words.into_iter().enumerate() {
             producer
                 .send(ProducerRecord {
                     topic: "words".into(),
-                    partition: None,
-                    key: Some(Bytes::from(format!("k{n}"))),
-                    value: Some(Bytes::from(format!("w{}", n % 60))),
-                    timestamp: Some(n as i64),
+                    partition,
+                    key: Some(Bytes::from(format!("k{}", self.written + n))),
+                    value: Some(Bytes::from(word)),
+                    timestamp: Some(time),
                     headers: Headers::EMPTY,
                 })
                 .unwrap();
         }
         producer.flush().unwrap();
-        self.written += WORDS;
     }
 
     fn step(&mut self) {
@@ -288,6 +306,68 @@ fn failover_with_a_standby_replays_only_the_tail() {
     let [cold, warm] = replayed[..] else { panic!("two runs") };
     assert!(cold > 1_000, "without a copy the whole changelog is replayed: {cold}");
     assert_eq!(warm, 0, "the copy had everything: all of it was committed before the crash");
+}
+
+#[test]
+fn a_copy_lets_go_of_what_its_owner_has_let_go_of_and_of_nothing_else() {
+    const LATE: i64 = 10_000_000;
+    let words = || (0..60).map(|n| format!("w{n}"));
+    let windows = TimeWindows::of_size_and_grace(Duration::from_secs(1), Duration::from_millis(500));
+    let mut cluster = Cluster::of(1, Some(3_600_000), |words| {
+        let counts = words.windowed_by(windows).count().to_stream();
+        counts
+            .select_key(|window: Option<&Windowed<String>>, _| {
+                window.map(|window| format!("{}@{}", window.key, window.window.start))
+            })
+            .to("counts");
+    });
+    (0..2).for_each(|place| cluster.start(place, None));
+    // One partition is hours ahead of the others: by its times the first windows have expired, by the watermark they are open.
+    cluster.send(words().map(|word| (Some(0), word, 100)));
+    cluster.send(words().map(|word| (Some(1), word, LATE)));
+    cluster.steps(300);
+    let owned = cluster.tasks(0);
+    assert!(owned.iter().any(|task| task.subtopology == 1), "a task that counts: {owned:?}");
+    cluster.crash(0);
+    cluster.let_sessions_end();
+    cluster.steps(50);
+    assert!(cluster.tasks(1).is_superset(&owned), "the tasks are taken over");
+    cluster.send(words().map(|word| (Some(0), word, 200)));
+    cluster.steps(300);
+    let expected = |late: Vec<i64>| -> BTreeMap<String, Vec<i64>> {
+        let first = words().map(|word| (format!("{word}@0"), vec![1, 2]));
+        first.chain(words().map(|word| (format!("{word}@{LATE}"), late.clone()))).collect()
+    };
+    assert_eq!(cluster.counts(), expected(vec![1]));
+
+    // The dead one comes back with a new disk. Its copies hold two windows of each word, and one when the watermark has passed.
+    std::fs::rename(cluster.disks.path().join("0"), cluster.disks.path().join("dead")).unwrap();
+    cluster.start(0, None);
+    cluster.steps(300);
+    let all: BTreeSet<TaskId> =
+        (0..PARTITIONS).map(|partition| TaskId { subtopology: 1, partition }).collect();
+    let rows = |cluster: &mut Cluster| -> i64 {
+        let copies: Vec<TaskId> = all.difference(&cluster.tasks(0)).copied().collect();
+        cluster.close(0);
+        let rows_of = |task: &TaskId| {
+            let file = cluster.disks.path().join(format!("0/cluster/{task}.sqlite"));
+            let file = rusqlite::Connection::open(file).unwrap();
+            let store = &sluice::streams::internals::stores(&cluster.topology)[0].1.name;
+            file.query_row(&format!("select count(*) from \"{store}\""), [], |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
+        copies.iter().map(rows_of).sum()
+    };
+    let before = rows(&mut cluster);
+    cluster.start(0, None);
+    cluster.send(
+        (0..PARTITIONS).flat_map(|partition| words().map(move |word| (Some(partition), word, LATE + 1))),
+    );
+    cluster.steps(3_000);
+    let after = rows(&mut cluster);
+    assert_eq!((after > 0, before), (true, after * 2), "one of two windows has expired");
+    let late = (1..=1 + i64::from(PARTITIONS)).collect();
+    assert_eq!(cluster.counts(), expected(late));
 }
 
 #[test]

@@ -148,8 +148,8 @@ pub trait Consumer: Send {
     /// Commits offsets for the group (not transactional).
     fn commit(&mut self, offsets: &BTreeMap<TopicPartition, OffsetAndMetadata>) -> Result<()>;
 
-    /// The group's committed offsets; partitions without one are absent. Waits for pending transactional
-    /// commits, for a bounded time, then `Retriable`.
+    /// The group's committed offsets; partitions without one are absent. With `read_committed` it waits for pending
+    /// transactional commits, for a bounded time, then `Retriable`; else it tells the last that are decided.
     fn committed(
         &mut self,
         partitions: &[TopicPartition],

@@ -15,21 +15,24 @@ pub(super) struct CommitMetadata {
     pub vouched: Vec<Timestamp>,
     /// Operator clocks, `<node>/<clock>`.
     pub clocks: Vec<(String, i64)>,
+    /// Rows of the task's stores have expired by this watermark, -1 by none.
+    pub expired: Timestamp,
 }
 
 const VERSION: &str = "s1";
 
 impl CommitMetadata {
-    /// `s1|commit|time|vouched,…|name=value,…`. Node names contain neither `|`, `,` nor `=` (the topology builder's names do not).
+    /// `s1|commit|time|vouched,…|name=value,…|expired`. Node names contain neither `|`, `,` nor `=` (the topology builder's names do not).
     pub(super) fn encode(&self) -> String {
         let vouched: Vec<String> = self.vouched.iter().map(ToString::to_string).collect();
         let clocks: Vec<String> = self.clocks.iter().map(|(name, value)| format!("{name}={value}")).collect();
         format!(
-            "{VERSION}|{}|{}|{}|{}",
+            "{VERSION}|{}|{}|{}|{}|{}",
             self.commit,
             self.partition_time,
             vouched.join(","),
-            clocks.join(",")
+            clocks.join(","),
+            self.expired
         )
     }
 
@@ -52,7 +55,9 @@ impl CommitMetadata {
                 Some((name.to_owned(), value.parse().ok()?))
             })
             .collect::<Option<_>>()?;
-        Some(Self { commit, partition_time, vouched, clocks })
+        // Earlier versions did not say it.
+        let expired = parts.next().map_or(Some(-1), |expired| expired.parse().ok())?;
+        Some(Self { commit, partition_time, vouched, clocks, expired })
     }
 }
 
@@ -67,8 +72,11 @@ mod tests {
             partition_time: -1,
             vouched: vec![5, -1],
             clocks: vec![("join/min_time".into(), i64::MAX), ("w/observed".into(), 7)],
+            expired: 6,
         };
-        assert_eq!(CommitMetadata::decode(&metadata.encode()), Some(metadata));
+        assert_eq!(CommitMetadata::decode(&metadata.encode()), Some(metadata.clone()));
+        let earlier = "s1|3|-1|5,-1|join/min_time=9223372036854775807,w/observed=7";
+        assert_eq!(CommitMetadata::decode(earlier), Some(CommitMetadata { expired: -1, ..metadata }));
         assert_eq!(CommitMetadata::decode(""), None);
         assert_eq!(CommitMetadata::decode("AgAAAA=="), None);
     }

@@ -5,6 +5,9 @@
 //! else to hand over. Always: a copy never holds what is not committed, and never the file of a task that runs in this process.
 //!
 //! The group's protocol decides who gets a task, not we, so every instance keeps copies of all tasks it does not run.
+//!
+//! Where watermarks are on, rows expire by them, and a changelog does not tell the watermark: by the times in it alone a copy would let go
+//! of rows that its owner still has. A copy lets nothing go but by what the owner has committed beside its offsets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use super::{internal_topics::PartitionPlan, task::TaskOptions, task_files, task_id::TaskId};
+use super::{
+    commit_metadata::CommitMetadata, internal_topics::PartitionPlan, task::TaskOptions, task_files,
+    task_id::TaskId,
+};
 use crate::streams::{
     client::{ClientSupplier, Consumer, ConsumerConfig, OffsetReset},
     error::{Result, StreamsError},
@@ -24,6 +30,8 @@ use crate::streams::{
 const LOOK_MS: i64 = 200;
 /// How often it is asked how far copies are behind.
 const MEASURE_MS: i64 = 2_000;
+/// How often it is asked what the owners have let go of.
+const EXPIRE_MS: i64 = 5_000;
 /// Copies of a thread that is never idle are fed after this time all the same.
 const STARVED_MS: i64 = 100;
 
@@ -86,12 +94,15 @@ pub(super) struct Standbys {
     plan: Arc<PartitionPlan>,
     clients: Arc<dyn ClientSupplier>,
     consumer: Option<Box<dyn Consumer>>,
+    /// Asks for what the owners have committed, and reads nothing.
+    asking: Option<Box<dyn Consumer>>,
     copies: BTreeMap<TaskId, WarmCopy>,
     owners: BTreeMap<TopicPartition, (TaskId, usize)>,
     /// Whether the consumer reads what `owners` lists.
     assigned: bool,
     looked_at: Option<Timestamp>,
     measured_at: Option<Timestamp>,
+    expired_at: Option<Timestamp>,
     stepped_at: Option<Timestamp>,
 }
 
@@ -106,11 +117,13 @@ impl Standbys {
             plan,
             clients,
             consumer: None,
+            asking: None,
             copies: BTreeMap::new(),
             owners: BTreeMap::new(),
             assigned: true,
             looked_at: None,
             measured_at: None,
+            expired_at: None,
             stepped_at: None,
         }
     }
@@ -163,7 +176,50 @@ impl Standbys {
             return Ok(());
         }
         self.looked_at = Some(now);
-        self.look()
+        self.look()?;
+        self.expire(now)
+    }
+
+    /// Lets go of rows that the tasks' owners have let go of.
+    fn expire(&mut self, now: Timestamp) -> Result<()> {
+        let asked_lately = self.expired_at.is_some_and(|at| now >= at && now - at < EXPIRE_MS);
+        if !self.has_watermarks() || self.copies.is_empty() || asked_lately {
+            return Ok(());
+        }
+        self.expired_at = Some(now);
+        if self.asking.is_none() {
+            // Not `read_committed`: that waits for offsets in undecided transactions, and the last decided ones do.
+            let group_id = Some(self.options.config.application_id.clone());
+            let config = ConsumerConfig { group_id, ..ConsumerConfig::default() };
+            self.asking = Some(self.clients.consumer(&config)?);
+        }
+        let Some(asking) = &mut self.asking else { return Ok(()) };
+        for (id, copy) in &mut self.copies {
+            let topics = &self.options.topology.subtopologies[id.subtopology].source_topics;
+            let has = |topic: &&Arc<str>| {
+                self.plan.partitions.get(*topic).is_some_and(|partitions| id.partition < *partitions)
+            };
+            let inputs: Vec<TopicPartition> = topics
+                .iter()
+                .filter(has)
+                .map(|topic| TopicPartition { topic: topic.clone(), partition: id.partition })
+                .collect();
+            let committed = match asking.committed(&inputs) {
+                Ok(committed) => committed,
+                Err(StreamsError::Retriable(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let metadata = committed.values().filter_map(|offset| CommitMetadata::decode(&offset.metadata));
+            let Some(newest) = metadata.max_by_key(|metadata| metadata.commit) else { continue };
+            for copied in &mut copy.stores {
+                copied.store.as_state_store().expire_by(newest.expired);
+            }
+        }
+        Ok(())
+    }
+
+    fn has_watermarks(&self) -> bool {
+        self.options.config.idle_close_ms.is_some()
     }
 
     /// Whether the copies have not been fed for so long that they must be, whatever else there is to do.
@@ -219,7 +275,7 @@ impl Standbys {
 
     fn begin(&mut self, id: TaskId) -> Result<()> {
         let Some(db) = task_files::open(&self.options, id)? else { return Ok(()) };
-        let topology = self.options.topology.clone();
+        let (topology, has_watermarks) = (self.options.topology.clone(), self.has_watermarks());
         let environment =
             StoreEnvironment { db: Some(db.clone()), cache: None, ..StoreEnvironment::default() };
         if self.consumer.is_none() {
@@ -239,7 +295,10 @@ impl Standbys {
             if builder.backend != Backend::Persistent || !builder.logging || spec.source_topic.is_some() {
                 continue;
             }
-            let store = builder.build(&environment)?;
+            let mut store = builder.build(&environment)?;
+            if has_watermarks {
+                store.as_state_store().expire_by(-1);
+            }
             // After it is built: one that changed has been dropped from the file.
             let saved = db.saved();
             let changelog =

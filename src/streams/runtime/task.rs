@@ -431,6 +431,7 @@ impl StreamTask {
                     partition_time: self.group.partition_time(index),
                     vouched: self.group.vouched(index).to_vec(),
                     clocks: clocks.clone(),
+                    expired: self.graph.expired(),
                 };
                 let metadata = metadata.encode();
                 Some((partition.clone(), OffsetAndMetadata { offset: *offset, metadata }))

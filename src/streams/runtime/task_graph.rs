@@ -87,6 +87,8 @@ pub(crate) struct TaskGraph {
     stream_time: Cell<Timestamp>,
     /// `None` where watermarks are off.
     watermarks: Option<NodeWatermarks>,
+    /// Every store's rows have expired by at least this watermark.
+    expired: Cell<Timestamp>,
     now: Cell<Timestamp>,
     commit_requested: Cell<bool>,
     dropped: RefCell<BTreeMap<(NodeId, DropReason), u64>>,
@@ -172,6 +174,7 @@ impl TaskGraph {
             next_schedule: Cell::new(0),
             stream_time: Cell::new(-1),
             watermarks,
+            expired: Cell::new(-1),
             now: Cell::new(0),
             commit_requested: Cell::new(false),
             dropped: RefCell::default(),
@@ -272,11 +275,16 @@ impl TaskGraph {
         }
         watermarks.end();
         // After the operators have read what closes now.
+        let mut expired = Timestamp::MAX;
         for id in &self.store_order {
             let users = self.topology.stores[id.0].users.iter();
             if let Some(least) = users.map(|user| watermarks.stored(*user)).min() {
                 self.local(*id).store.borrow_mut().as_state_store().expire_by(least);
+                expired = expired.min(least);
             }
+        }
+        if expired < Timestamp::MAX {
+            self.expired.set(expired);
         }
         Ok(())
     }
@@ -294,6 +302,11 @@ impl TaskGraph {
     /// What a node has been told; -1 before the first, and where watermarks are off.
     pub(crate) fn watermark_of(&self, node: NodeId) -> Timestamp {
         self.watermarks.as_ref().map_or(-1, |watermarks| watermarks.reached(node))
+    }
+
+    /// The watermark by which rows of every store have expired; -1 where none have, and where watermarks are off.
+    pub(crate) fn expired(&self) -> Timestamp {
+        self.expired.get()
     }
 
     /// Gives the wall clock to what happens outside of processing (buffering, commits).

@@ -227,10 +227,14 @@ impl StateStore for KeyValueTable {
             sub: 0,
             value: slot.and_then(|slot| slot.value.clone()),
         };
+        let count = durable.changed.count();
         let rows: Vec<SqlRow> = match durable.changed.take() {
             None => {
+                // As large as it will be: growing would copy it, and touch new memory, several times.
+                let mut rows = Vec::with_capacity(count as usize);
                 let changed = self.rows.iter().filter(|(_, slot)| slot.save == taken);
-                changed.map(|(key, slot)| row(key, Some(slot))).collect()
+                rows.extend(changed.map(|(key, slot)| row(key, Some(slot))));
+                rows
             }
             Some(changed) => changed.iter().map(|key| row(key, self.rows.get(key.as_slice()))).collect(),
         };

@@ -22,6 +22,7 @@ mod key_value;
 pub(crate) mod layout;
 mod lru;
 mod memory;
+mod segment;
 mod segments;
 mod session;
 mod sqlite;

@@ -430,7 +430,7 @@ impl Consumer for EmbeddedConsumer {
         loop {
             broker.expire_transactions(self.shared.now());
             let pending = partitions.iter().find(|tp| broker.transactions.has_pending_offset(group_id, tp));
-            let Some(pending) = pending else { break };
+            let Some(pending) = pending.filter(|_| self.config.read_committed) else { break };
             if Instant::now() >= until {
                 return Err(StreamsError::Retriable(format!(
                     "the committed offset of {pending} is in an undecided transaction"

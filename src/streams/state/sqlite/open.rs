@@ -48,7 +48,7 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 pub(super) fn open(options: &TaskDbOptions) -> Result<Opened> {
     let path = &options.path;
     let lock = take_lock(path)?;
-    let exists = is_sqlite_file(path)?;
+    let exists = is_sqlite_file(options)?;
     let broken = |error: rusqlite::Error| classify(&options.task, path, "open", &error);
     let writer = Connection::open(path).map_err(broken)?;
     if exists {
@@ -86,21 +86,29 @@ fn take_lock(path: &Path) -> Result<File> {
     }
 }
 
-/// Whether there is a SQLite file; something else in its place is refused. An empty file is a new one.
-fn is_sqlite_file(path: &Path) -> Result<bool> {
+/// Whether there is a SQLite file; something else in its place is refused. An empty file is a new one, a beginning of the
+/// head or zeros are what a crash of the machine leaves of a file.
+fn is_sqlite_file(options: &TaskDbOptions) -> Result<bool> {
+    let path = &options.path;
+    let cannot_read = |error: std::io::Error| {
+        StreamsError::fatal(format!("cannot read state file {}: {error}", path.display()))
+    };
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => {
-            return Err(StreamsError::fatal(format!("cannot read state file {}: {error}", path.display())));
-        }
+        Err(error) => return Err(cannot_read(error)),
     };
     let mut head = Vec::new();
-    let read = file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut head);
-    read.map_err(|error| StreamsError::fatal(format!("cannot read state file {}: {error}", path.display())))?;
+    file.by_ref().take(MAGIC.len() as u64).read_to_end(&mut head).map_err(cannot_read)?;
     match head.as_slice() {
         [] => Ok(false),
         head if head == MAGIC => Ok(true),
+        head if MAGIC.starts_with(head) || head.iter().all(|byte| *byte == 0) => {
+            Err(StreamsError::TaskCorrupted {
+                task: options.task.clone(),
+                reason: format!("state file {}: not even its head is whole", path.display()),
+            })
+        }
         _ => Err(foreign(path, "it is not a SQLite file")),
     }
 }

@@ -136,12 +136,17 @@ fn a_damaged_file_is_to_be_discarded_never_trusted() {
     let pages = bytes.len() / 16384;
     assert!(pages > 5, "enough pages to damage, {pages}");
     // Cut anywhere in the file, at a page or inside one.
-    for length in [100, 16384, 16384 * 2 + 77, 16384 * (pages - 1), bytes.len() - 1] {
+    for length in [1, 15, 100, 16384, 16384 * 2 + 77, 16384 * (pages - 1), bytes.len() - 1] {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("0_0.db"), &bytes[..length]).unwrap();
         let refused = error(&folder);
         assert!(matches!(refused, StreamsError::TaskCorrupted { .. }), "cut to {length}: {refused}");
     }
+    // As long as it was, and never written out: what a power cut leaves.
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("0_0.db"), vec![0; bytes.len()]).unwrap();
+    let refused = error(&folder);
+    assert!(matches!(refused, StreamsError::TaskCorrupted { .. }), "zeros: {refused}");
     // Zeroed in the middle, after a crash (so that pages are checked).
     let folder = tempfile::tempdir().unwrap();
     filled(&folder, 5000);
