@@ -194,23 +194,25 @@ impl Standbys {
             self.asking = Some(self.clients.consumer(&config)?);
         }
         let Some(asking) = &mut self.asking else { return Ok(()) };
-        for (id, copy) in &mut self.copies {
-            let topics = &self.options.topology.subtopologies[id.subtopology].source_topics;
+        let inputs_of = |id: &TaskId| -> Vec<TopicPartition> {
+            let topics = self.options.topology.subtopologies[id.subtopology].source_topics.iter();
             let has = |topic: &&Arc<str>| {
                 self.plan.partitions.get(*topic).is_some_and(|partitions| id.partition < *partitions)
             };
-            let inputs: Vec<TopicPartition> = topics
-                .iter()
-                .filter(has)
-                .map(|topic| TopicPartition { topic: topic.clone(), partition: id.partition })
-                .collect();
-            let committed = match asking.committed(&inputs) {
-                Ok(committed) => committed,
-                Err(StreamsError::Retriable(_)) => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            let metadata = committed.values().filter_map(|offset| CommitMetadata::decode(&offset.metadata));
-            let Some(newest) = metadata.max_by_key(|metadata| metadata.commit) else { continue };
+            let of = |topic: &Arc<str>| TopicPartition { topic: topic.clone(), partition: id.partition };
+            topics.filter(has).map(of).collect()
+        };
+        let all: Vec<TopicPartition> = self.copies.keys().flat_map(inputs_of).collect();
+        let committed = match asking.committed(&all) {
+            Ok(committed) => committed,
+            Err(StreamsError::Retriable(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for (id, copy) in &mut self.copies {
+            let inputs = inputs_of(id);
+            let own =
+                inputs.iter().filter_map(|input| CommitMetadata::decode(&committed.get(input)?.metadata));
+            let Some(newest) = own.max_by_key(|metadata| metadata.commit) else { continue };
             for copied in &mut copy.stores {
                 copied.store.as_state_store().expire_by(newest.expired);
             }
