@@ -101,6 +101,13 @@ pub struct StreamsConfig {
     pub progress: BTreeMap<String, Arc<AtomicI64>>,
 }
 
+impl StreamsConfig {
+    /// The consumer group.
+    pub fn group_id(&self) -> &str {
+        self.group_id.as_deref().unwrap_or(&self.application_id)
+    }
+}
+
 impl Default for StreamsConfig {
     fn default() -> Self {
         Self {

@@ -11,6 +11,10 @@ pub enum StreamsError {
     /// Another member owns the task now (fenced, or the group moved on): drop all tasks and rejoin.
     #[error("task migrated: {0}")]
     TaskMigrated(String),
+    /// The group gave this member's static name to another one: a process that was given the same name, or a join of this
+    /// member's own whose answer was lost. The member is of no use any more; another can be made when nobody has the name.
+    #[error("displaced: {0}")]
+    Displaced(String),
     /// The local file of this task is not usable: discard it and restore from the changelog.
     #[error("task {task} corrupted: {reason}")]
     TaskCorrupted {

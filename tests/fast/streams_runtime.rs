@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use sluice::streams::{
-    client::{ClientSupplier, ConsumerConfig, NewTopic, ProducerConfig, embedded::EmbeddedLog},
+    client::{ClientSupplier, Consumer, ConsumerConfig, NewTopic, ProducerConfig, embedded::EmbeddedLog},
     config::{ProcessingGuarantee, StreamsConfig},
     error::Result,
     internals::{StreamThread, TaskOptions, ThreadParts, create_internal_topics, plan_partitions},
@@ -196,6 +196,52 @@ fn counts_through_a_repartition_topic_across_a_restart() {
             assert_exactly_once(&log, upto);
         }
     }
+}
+
+/// A join of the group under the name of the application's thread, as by another process, or as by a join of its own whose answer was lost.
+fn displace(log: &EmbeddedLog, session: Duration) -> Box<dyn Consumer> {
+    let config = ConsumerConfig {
+        group_id: Some("word-count".into()),
+        group_instance_id: Some("word-count-0-0".into()),
+        session_timeout: Some(session),
+        ..ConsumerConfig::default()
+    };
+    let mut other = log.consumer(&config).unwrap();
+    other.subscribe(&["words".to_owned(), "word-count-by-value-repartition".to_owned()]).unwrap();
+    other.poll(Duration::from_millis(50)).unwrap();
+    other
+}
+
+#[test]
+fn a_thread_whose_name_nobody_has_after_all_goes_on() {
+    let (log, state) = (log(), tempfile::tempdir().unwrap());
+    write_words(&log, 0..1_000);
+    let mut streams = KafkaStreams::new(topology(), log.clone(), RunOptions::new(config(1, &state)));
+    streams.start().unwrap();
+    run_until_caught_up(&mut streams);
+    // Nobody speaks for the member: its session ends.
+    let _other = displace(&log, Duration::from_millis(400));
+    write_words(&log, 1_000..2_000);
+    run_until_caught_up(&mut streams);
+    assert!(streams.close(Duration::from_secs(10)), "closes in time");
+    assert_exactly_once(&log, 2_000);
+}
+
+#[test]
+fn a_thread_whose_name_another_process_has_ends_the_application() {
+    let (log, state) = (log(), tempfile::tempdir().unwrap());
+    let config = StreamsConfig { task_timeout: Duration::from_secs(1), ..config(1, &state) };
+    let mut streams = KafkaStreams::new(topology(), log.clone(), RunOptions::new(config));
+    streams.start().unwrap();
+    run_until_caught_up(&mut streams);
+    let mut other = displace(&log, Duration::from_secs(20));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while streams.state() != State::Error {
+        assert!(Instant::now() < deadline, "it goes on beside the other: {:?}", streams.statuses());
+        other.poll(Duration::from_millis(20)).unwrap();
+    }
+    let error = streams.error().unwrap();
+    assert!(error.contains("word-count-0-0") && error.contains("give each its own"), "{error}");
 }
 
 #[test]

@@ -305,7 +305,7 @@ impl World {
                 self.instances[which].thread = None;
             }
             Err(StreamsError::Fatal(reason)) if reason.contains(DEATH) => self.crash(which),
-            Err(StreamsError::Fatal(reason)) if reason.contains("a newer member took") => {
+            Err(StreamsError::Displaced(_)) => {
                 // A zombie of the same name woke up and joined. Whoever supervises the process starts it again.
                 self.count("displaced by a zombie", 1);
                 self.instances[which].thread = None;

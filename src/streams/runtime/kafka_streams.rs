@@ -338,7 +338,7 @@ impl KafkaStreams {
     /// behind the last record there are markers of transactions.
     fn others_have_reached(&self, ends: &BTreeMap<&TopicPartition, i64>) -> Result<bool> {
         let config = &self.options.config;
-        let group = config.group_id.as_deref().unwrap_or(&config.application_id);
+        let group = config.group_id();
         let committed = self.clients.admin()?.group_offsets(group)?;
         let mut consumer =
             self.clients.consumer(&ConsumerConfig { read_committed: true, ..ConsumerConfig::default() })?;

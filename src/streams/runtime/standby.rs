@@ -189,7 +189,7 @@ impl Standbys {
         self.expired_at = Some(now);
         if self.asking.is_none() {
             // Not `read_committed`: that waits for offsets in undecided transactions, and the last decided ones do.
-            let group_id = Some(self.options.config.application_id.clone());
+            let group_id = Some(self.options.config.group_id().to_owned());
             let config = ConsumerConfig { group_id, ..ConsumerConfig::default() };
             self.asking = Some(self.clients.consumer(&config)?);
         }

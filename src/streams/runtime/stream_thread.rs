@@ -873,6 +873,11 @@ fn new_producer(
     Ok(producer)
 }
 
+/// The name by which the group knows a thread, whatever process it is in.
+pub(super) fn static_name(config: &StreamsConfig, thread: &str) -> String {
+    format!("{}-{thread}", config.application_id)
+}
+
 fn new_consumer(
     name: &str,
     options: &TaskOptions,
@@ -880,8 +885,8 @@ fn new_consumer(
 ) -> Result<Box<dyn Consumer>> {
     let config = &options.config;
     let mut consumer = clients.consumer(&ConsumerConfig {
-        group_id: Some(config.group_id.clone().unwrap_or_else(|| config.application_id.clone())),
-        group_instance_id: Some(format!("{}-{name}", config.application_id)),
+        group_id: Some(config.group_id().to_owned()),
+        group_instance_id: Some(static_name(config, name)),
         read_committed: true,
         offset_reset: config.offset_reset,
         max_poll_records: config.max_poll_records,

@@ -1,4 +1,8 @@
 //! [`Supervisor`]: keeps one stream thread going: errors that may pass start it anew within `task_timeout`, others end the application.
+//!
+//! A thread whose static name the group gave to somebody else cannot tell whether that is a process of the same name or itself: when the
+//! answer to a join is lost, the join made again is refused as an impostor's. The group tells: a member that nobody speaks for is forgotten
+//! when its session ends, one that lives is not.
 
 use std::{
     sync::{
@@ -8,8 +12,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::stream_thread::{StreamThread, ThreadParts};
+use super::stream_thread::{StreamThread, ThreadParts, static_name};
 use crate::streams::error::StreamsError;
+
+/// How often the group is asked whether a name is free.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Longest wait for that: more than a session takes to end, if no other is configured.
+const DISPLACED_MAX: Duration = Duration::from_secs(60);
 
 /// See the module's documentation.
 pub(super) struct Supervisor {
@@ -44,10 +53,18 @@ impl Supervisor {
                     drop(thread.take());
                     std::thread::park_timeout(Duration::from_millis(500));
                 }
+                Err(StreamsError::Displaced(reason)) => {
+                    drop(thread.take());
+                    if !self.name_is_free(&reason) {
+                        self.end(&format!(
+                            "{reason}: another process runs with this instance_id; give each its own"
+                        ));
+                        return;
+                    }
+                    self.parts.metrics.thread_restarts.with_label_values(&[app.as_str()]).inc();
+                }
                 Err(error) => {
-                    tracing::error!(application_id = app, %error, "stream thread stopped");
-                    *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
-                    self.stop.store(true, Ordering::Relaxed);
+                    self.end(&error.to_string());
                     return; // Dropped as it is: nothing uncommitted may become visible.
                 }
             }
@@ -57,5 +74,36 @@ impl Supervisor {
         {
             tracing::warn!(application_id = app, %error, "last commit failed; the records since the one before are read again");
         }
+    }
+
+    /// Ends the application.
+    fn end(&self, error: &str) {
+        let application_id = self.parts.options.config.application_id.as_str();
+        tracing::error!(application_id, error, "stream thread stopped");
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_owned());
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until nobody in the group has this thread's name. False when somebody still has it after as long as a session may take.
+    fn name_is_free(&self, reason: &str) -> bool {
+        let config = &self.parts.options.config;
+        let name = static_name(config, &self.parts.name);
+        tracing::warn!(name, reason, "displaced; waits whether the group forgets who has the name");
+        let until = Instant::now() + DISPLACED_MAX.min(config.task_timeout);
+        while !self.stop.load(Ordering::Relaxed) {
+            let members = self.parts.clients.admin().and_then(|admin| admin.group_members(config.group_id()));
+            // Without an answer it is not known.
+            if let Ok(members) = members
+                && !members.iter().any(|member| member.group_instance_id.as_deref() == Some(name.as_str()))
+            {
+                tracing::info!(name, "nobody has the name: the thread starts again");
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::park_timeout(LOOK_EVERY);
+        }
+        true
     }
 }

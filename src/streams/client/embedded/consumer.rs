@@ -108,8 +108,8 @@ impl EmbeddedConsumer {
             let known = membership.member_id.as_deref().is_some_and(|id| group.knows(id));
             if !known && membership.member_id.is_some() {
                 if let Some(name) = instance_id.filter(|name| group.has_instance(name)) {
-                    return Err(StreamsError::Fatal(format!(
-                        "group {group_id:?}: a newer member took group_instance_id {name:?}; give each member its own"
+                    return Err(StreamsError::Displaced(format!(
+                        "group {group_id:?}: a newer member took group_instance_id {name:?}"
                     )));
                 }
                 membership.member_id = None;
@@ -128,7 +128,8 @@ impl EmbeddedConsumer {
             }
             if membership.member_id.is_none() {
                 let timeout_ms = timeout.as_millis() as i64;
-                let id = group.join(group_id, instance_id, &membership.topics, timeout_ms, now, partitions_of);
+                let id =
+                    group.join(group_id, instance_id, &membership.topics, timeout_ms, now, partitions_of);
                 membership.member_id = Some(id);
             }
             let Some(id) = &membership.member_id else { return Ok(None) };

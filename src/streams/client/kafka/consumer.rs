@@ -412,8 +412,13 @@ impl Consumer for KafkaConsumer {
             }
             self.read_batch(count, &mut polled.records);
             if let Some((code, reason)) = self.client.fatal_error() {
-                let why = error::describe(code);
-                return Err(StreamsError::Fatal(format!("kafka: the consumer is unusable: {why}: {reason}")));
+                let why = format!("kafka: the consumer is unusable: {}: {reason}", error::describe(code));
+                return Err(match code {
+                    rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID => {
+                        StreamsError::Displaced(why)
+                    }
+                    _ => StreamsError::Fatal(why),
+                });
             }
             polled.rebalance = self.notes.rebalances().pop_front();
             if polled.rebalance.is_some() {
