@@ -24,6 +24,7 @@ mod processor_api;
 mod rebalancing;
 #[path = "../common/server.rs"]
 mod server;
+mod standstill;
 mod state_survival;
 mod streams_runtime;
 mod topologies;

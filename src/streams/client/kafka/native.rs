@@ -187,8 +187,23 @@ impl Drop for Queue {
     }
 }
 
+/// Makes a call that may never return, in a thread of its own. `None`: it has not returned after `limit`, and is left to itself.
+pub(super) fn within<R: Send + 'static>(
+    limit: Duration,
+    call: impl FnOnce() -> R + Send + 'static,
+) -> Option<R> {
+    let (returns, result) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("bounded-call".into());
+    // Without a thread it is as if it did not return.
+    thread.spawn(move || returns.send(call())).ok()?;
+    result.recv_timeout(limit).ok()
+}
+
 /// A list of partitions with offsets and texts.
 pub(super) struct PartitionList(NonNull<rd::rd_kafka_topic_partition_list_t>);
+
+// SAFETY: the list is ours alone, whatever thread we are in.
+unsafe impl Send for PartitionList {}
 
 /// One element of a list, read.
 pub(super) struct ListElement {
@@ -312,4 +327,25 @@ unsafe extern "C" fn log(
 /// A pointer as librdkafka's `void *opaque`.
 pub(super) fn opaque<T>(value: &T) -> *mut c_void {
     ptr::from_ref(value).cast_mut().cast()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::within;
+
+    #[test]
+    fn a_call_that_does_not_return_is_left_to_itself() {
+        let (end, ends) = mpsc::channel::<()>();
+        let (ended, has_ended) = mpsc::channel();
+        let stuck = move || {
+            let _ = ends.recv();
+            ended.send(7).unwrap();
+        };
+        assert_eq!(within(Duration::from_millis(20), stuck), None);
+        drop(end);
+        assert_eq!(has_ended.recv(), Ok(7), "it went on by itself");
+        assert_eq!(within(Duration::from_secs(60), || 8), Some(8));
+    }
 }

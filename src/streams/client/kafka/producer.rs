@@ -22,7 +22,7 @@ use super::{
     KafkaConfig,
     batch::{BATCH_RECORDS, Batch, Taken},
     error,
-    native::{Conf, Handle, PartitionList, Queue, REQUEST_TIMEOUT, c_string, millis, text},
+    native::{Conf, Handle, PartitionList, Queue, REQUEST_TIMEOUT, c_string, millis, text, within},
 };
 use crate::streams::{
     client::{GroupMetadata, OffsetAndMetadata, Producer, ProducerConfig, partition_for_key},
@@ -51,7 +51,10 @@ pub(super) struct KafkaProducer {
     /// Records that are handed over many at once, by partition.
     batches: Vec<Batch>,
     events: Queue,
-    client: Handle,
+    /// Shared with a call that is under way, and kept alive by one that does not return.
+    client: Arc<Handle>,
+    /// A call of the transaction does not return: every other would be refused.
+    is_stuck: bool,
     config: ProducerConfig,
     /// First delivery failure since the last flush or abort.
     failure: Option<(Code, String)>,
@@ -94,7 +97,7 @@ impl KafkaProducer {
         unsafe {
             rd::rd_kafka_conf_set_events(conf.as_ptr(), rd::RD_KAFKA_EVENT_DR | rd::RD_KAFKA_EVENT_ERROR)
         };
-        let client = Handle::new(rd::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf)?;
+        let client = Arc::new(Handle::new(rd::rd_kafka_type_t::RD_KAFKA_PRODUCER, conf)?);
         // SAFETY: a valid client.
         let events = Queue::of(unsafe { rd::rd_kafka_queue_get_main(client.as_ptr()) });
         Ok(Self {
@@ -102,6 +105,7 @@ impl KafkaProducer {
             batches: Vec::new(),
             events,
             client,
+            is_stuck: false,
             config,
             failure: None,
             sends: 0,
@@ -497,24 +501,38 @@ impl Producer for KafkaProducer {
         let member_id = c_string("member", &group.member_id)?;
         let instance: Option<CString> =
             group.group_instance_id.as_deref().map(|name| c_string("instance", name)).transpose()?;
-        // SAFETY: all pointers live through the calls; the metadata object is ours to destroy.
-        let error = unsafe {
-            let metadata = rd::rd_kafka_consumer_group_metadata_new_with_genid(
-                group_id.as_ptr(),
-                group.generation_id,
-                member_id.as_ptr(),
-                instance.as_ref().map_or(ptr::null(), |name| name.as_ptr()),
-            );
-            let error = rd::rd_kafka_send_offsets_to_transaction(
-                self.client.as_ptr(),
-                list.as_ptr(),
-                metadata,
-                millis(REQUEST_TIMEOUT),
-            );
-            rd::rd_kafka_consumer_group_metadata_destroy(metadata);
-            error
+        let (client, generation, what) =
+            (self.client.clone(), group.generation_id, self.what("send_offsets_to_transaction"));
+        let call = move || {
+            // SAFETY: all pointers live through the calls; the metadata object is ours to destroy.
+            let error = unsafe {
+                let metadata = rd::rd_kafka_consumer_group_metadata_new_with_genid(
+                    group_id.as_ptr(),
+                    generation,
+                    member_id.as_ptr(),
+                    instance.as_ref().map_or(ptr::null(), |name| name.as_ptr()),
+                );
+                let error = rd::rd_kafka_send_offsets_to_transaction(
+                    client.as_ptr(),
+                    list.as_ptr(),
+                    metadata,
+                    millis(REQUEST_TIMEOUT),
+                );
+                rd::rd_kafka_consumer_group_metadata_destroy(metadata);
+                error
+            };
+            error::of_object(&what, error)
         };
-        error::of_object(&self.what("send_offsets_to_transaction"), error)
+        // The call asks for the group's coordinator, and librdkafka waits for that without a limit: after an error it asks again when a
+        // connection comes or goes, which may never be (`rd_kafka_coord_req` of 2.12 keeps its timeout and never looks at it).
+        within(REQUEST_TIMEOUT + Duration::from_secs(5), call).unwrap_or_else(|| {
+            self.is_stuck = true;
+            let why = "it does not return; the producer is given up";
+            Err(StreamsError::AbortTransaction(format!(
+                "{}: {why}",
+                self.what("send_offsets_to_transaction")
+            )))
+        })
     }
 
     fn commit_transaction(&mut self) -> Result<()> {
@@ -532,6 +550,12 @@ impl Producer for KafkaProducer {
     }
 
     fn abort_transaction(&mut self) -> Result<()> {
+        if self.is_stuck {
+            // The next producer of the transactional id aborts what this one has left open.
+            return Err(StreamsError::TaskMigrated(
+                self.what("abort_transaction after a call that is stuck"),
+            ));
+        }
         self.batches.iter_mut().for_each(Batch::clear);
         // An abort that overtakes the registration of its partitions makes the producer unusable (librdkafka issue 4849),
         // so what can still be acknowledged is waited for; the rest is thrown away.
