@@ -17,8 +17,8 @@ use crate::streams::error::StreamsError;
 
 /// How often the group is asked whether a name is free.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Longest wait for that: more than a session takes to end, if no other is configured.
-const DISPLACED_MAX: Duration = Duration::from_secs(60);
+/// Who has a name for so long is alive: more than a session takes to end, if no other is configured.
+const HELD_MAX: Duration = Duration::from_secs(60);
 
 /// See the module's documentation.
 pub(super) struct Supervisor {
@@ -55,10 +55,8 @@ impl Supervisor {
                 }
                 Err(StreamsError::Displaced(reason)) => {
                     drop(thread.take());
-                    if !self.name_is_free(&reason) {
-                        self.end(&format!(
-                            "{reason}: another process runs with this instance_id; give each its own"
-                        ));
+                    if let Err(why) = self.wait_for_name(&reason) {
+                        self.end(&format!("{reason}: {why}"));
                         return;
                     }
                     self.parts.metrics.thread_restarts.with_label_values(&[app.as_str()]).inc();
@@ -84,26 +82,33 @@ impl Supervisor {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until nobody in the group has this thread's name. False when somebody still has it after as long as a session may take.
-    fn name_is_free(&self, reason: &str) -> bool {
+    /// Waits until nobody in the group has this thread's name. An error when somebody keeps it for longer than a session takes to end, or
+    /// the group does not say within `task_timeout`.
+    fn wait_for_name(&self, reason: &str) -> Result<(), String> {
         let config = &self.parts.options.config;
         let name = static_name(config, &self.parts.name);
         tracing::warn!(name, reason, "displaced; waits whether the group forgets who has the name");
-        let until = Instant::now() + DISPLACED_MAX.min(config.task_timeout);
+        let begun = Instant::now();
+        let mut held_since: Option<Instant> = None;
         while !self.stop.load(Ordering::Relaxed) {
-            let members = self.parts.clients.admin().and_then(|admin| admin.group_members(config.group_id()));
-            // Without an answer it is not known.
-            if let Ok(members) = members
-                && !members.iter().any(|member| member.group_instance_id.as_deref() == Some(name.as_str()))
-            {
-                tracing::info!(name, "nobody has the name: the thread starts again");
-                return true;
-            }
-            if Instant::now() >= until {
-                return false;
+            match self.parts.clients.admin().and_then(|admin| admin.group_members(config.group_id())) {
+                Ok(members) => {
+                    if !members.iter().any(|member| member.group_instance_id.as_ref() == Some(&name)) {
+                        tracing::info!(name, "nobody has the name: the thread starts again");
+                        return Ok(());
+                    }
+                    let held = held_since.get_or_insert_with(Instant::now).elapsed();
+                    if held >= HELD_MAX.min(config.task_timeout) {
+                        return Err("another process runs with this instance_id; give each its own".into());
+                    }
+                }
+                Err(error) if begun.elapsed() >= config.task_timeout => {
+                    return Err(format!("and the members of the group cannot be asked for: {error}"));
+                }
+                Err(_) => {}
             }
             std::thread::park_timeout(LOOK_EVERY);
         }
-        true
+        Ok(())
     }
 }
