@@ -20,6 +20,7 @@ mod raw_record;
 mod record_queue;
 mod refused_records;
 mod standby;
+mod standstill;
 mod state_layout;
 mod stream_thread;
 mod supervisor;

@@ -16,6 +16,7 @@ use super::{
     internal_topics::PartitionPlan,
     refused_records::RefusedRecords,
     standby::Standbys,
+    standstill::Standstills,
     task::TaskOptions,
     task_files,
     task_id::TaskId,
@@ -44,10 +45,6 @@ const RECORDS_PER_TURN: usize = 1_000;
 const EARLY_SEND_RECORDS: usize = 1_000;
 /// How old the known lag of a silent partition may be.
 const LAG_MAX_AGE_MS: i64 = 200;
-/// A partition that has records and gives none for so long, asked so often, gives none to this consumer any more. Seen with librdkafka
-/// after a broker was stopped in a rebalance.
-const MUTE_MS: i64 = 30_000;
-const MUTE_LOOKS: u32 = 100;
 /// A thread without records for so long has run dry; where somebody waits for that, it also is the time between its commits.
 const RUN_DRY_MS: i64 = 200;
 
@@ -96,8 +93,7 @@ pub struct StreamThread {
     /// Input partitions that are paused: their tasks restore.
     paused: bool,
     lag_asked: BTreeMap<TopicPartition, (Timestamp, i64)>,
-    /// Partitions that have records and give none: where they stand, since when, and how often that was seen.
-    mute: BTreeMap<TopicPartition, (i64, Timestamp, u32)>,
+    standstills: Standstills,
     /// External partitions that are paused because they may not be read further.
     held: BTreeSet<TopicPartition>,
     /// Version of the hold that `held` follows.
@@ -155,7 +151,7 @@ impl StreamThread {
             refused,
             paused: false,
             lag_asked: BTreeMap::new(),
-            mute: BTreeMap::new(),
+            standstills: Standstills::default(),
             held: BTreeSet::new(),
             hold_seen: 0,
             watermark_stands: false,
@@ -395,7 +391,7 @@ impl StreamThread {
         self.consumer.assign(&wanted)?;
         self.held.clear();
         self.lag_asked.clear();
-        self.mute.clear();
+        self.standstills.clear();
         self.tasks.assign(assigned, &committed, now)?;
         let waiting = self.tasks.partitions(false);
         self.paused = !waiting.is_empty();
@@ -472,7 +468,7 @@ impl StreamThread {
                     }
                 } else {
                     self.lag_asked.remove(&partition);
-                    self.mute.remove(&partition);
+                    self.standstills.forget(&partition);
                 }
             }
         }
@@ -495,39 +491,14 @@ impl StreamThread {
                     &partition.partition.to_string(),
                 ])
                 .set(lag);
-            self.listen(&partition, (position, end), now)?;
             // What may not be read is not waited for.
             let lag = if self.held.contains(&partition) { 0 } else { lag };
+            self.standstills.look(&partition, position, lag, now)?;
             if let Some(task) = self.tasks.running().find(|task| task.id() == id) {
                 task.set_lag(&partition, lag, writer_at);
             }
         }
         Ok(())
-    }
-
-    /// A partition that has records and stands still for long is read with a new consumer.
-    fn listen(
-        &mut self,
-        partition: &TopicPartition,
-        (position, end): (i64, i64),
-        now: Timestamp,
-    ) -> Result<()> {
-        if position >= end || self.held.contains(partition) {
-            self.mute.remove(partition);
-            return Ok(());
-        }
-        let (stands, since, looks) = self.mute.entry(partition.clone()).or_insert((position, now, 0));
-        if *stands != position || now < *since {
-            (*stands, *since, *looks) = (position, now, 0);
-        }
-        *looks += 1;
-        if now - *since < MUTE_MS || *looks < MUTE_LOOKS {
-            return Ok(());
-        }
-        let seconds = (now - *since) / 1_000;
-        Err(StreamsError::AbortTransaction(format!(
-            "{partition} stands at offset {position} of {end} for {seconds} s; it is read with a new consumer"
-        )))
     }
 
     fn process(&mut self, now: Timestamp) -> Result<bool> {
