@@ -203,6 +203,18 @@ impl<'a> Input<'a> {
         })
     }
 
+    /// Passes over a value that [`datum`](Self::datum) would read.
+    pub(super) fn skip(&mut self) -> Option<()> {
+        let [tag] = self.take()?;
+        match tag {
+            0 | 4 | 5 => Some(()),
+            1 | 2 | 6 | 7 => self.take::<8>().map(drop),
+            3 | 9 => std::str::from_utf8(self.bytes()?).ok().map(drop),
+            8 => self.take::<16>().map(drop),
+            _ => None,
+        }
+    }
+
     /// A row of that many values.
     pub(super) fn row(&mut self, columns: usize) -> Option<Row> {
         let mut row = Row::with_capacity(columns.min(64));

@@ -94,32 +94,99 @@ impl JoinSpec {
     }
 }
 
-/// A row that waits for partners.
-#[derive(Clone, Debug, PartialEq)]
+/// A row that waits for partners, read from [`SideRows`].
 struct SideRow {
     time: Timestamp,
     matched: bool,
     row: Row,
 }
 
-/// The rows of one key and time on one side, in the order in which they came. Nearly always one, and there are as many of these as
-/// the join's window has records: a list that grows in steps would take four times the room.
+/// The rows of one key and time on one side, in the order in which they came; nearly always one.
+///
+/// Held as the bytes that changelog and state file have of them: there are as many of these as the join's window has records, most
+/// of them are never looked at again or once, and decoded they take three times the room.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct SideRows(SmallVec<[SideRow; 1]>);
+pub(super) struct SideRows(SmallVec<[u8; 64]>);
+
+/// Of one row among the bytes: its time and its length (four bytes), then whether it has met a partner (0 or 1), then its columns.
+const MATCHED_AT: usize = 12;
+
+impl SideRows {
+    /// These and one more; `scratch` is room to write in.
+    fn with(&self, time: Timestamp, matched: bool, row: &Row, scratch: &mut Vec<u8>) -> Self {
+        scratch.clear();
+        scratch.extend_from_slice(&self.0);
+        scratch.extend_from_slice(&time.to_be_bytes());
+        write_sized(scratch, |out| {
+            out.push(u8::from(matched));
+            row.iter().for_each(|datum| write(datum, out));
+        });
+        Self(SmallVec::from_slice(scratch))
+    }
+
+    /// The rows. Their bytes were looked at when they were read, so an error is one of this program.
+    fn rows(&self, columns: usize) -> impl Iterator<Item = Result<SideRow>> {
+        self.places().map(move |at| {
+            let row = read_row(&mut Input(&self.0[at..]), |row| row.row(columns));
+            row.map(|(time, matched, row)| SideRow { time, matched, row })
+                .ok_or_else(|| malformed("the rows of a join").into())
+        })
+    }
+
+    fn all_matched(&self) -> bool {
+        self.places().all(|at| self.0[at + MATCHED_AT] == 1)
+    }
+
+    fn set_matched(&mut self) {
+        let places: SmallVec<[usize; 1]> = self.places().collect();
+        places.into_iter().for_each(|at| self.0[at + MATCHED_AT] = 1);
+    }
+
+    /// Where each row begins.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let at = next;
+            let length = self.0.get(at + 8..at + MATCHED_AT)?.try_into().ok()?;
+            next = at + MATCHED_AT + u32::from_be_bytes(length) as usize;
+            Some(at)
+        })
+    }
+}
+
+/// Takes a row from the input: its time, whether it has met a partner, and what `columns` makes of the rest, all of it.
+fn read_row<T>(
+    input: &mut Input<'_>,
+    columns: impl FnOnce(&mut Input<'_>) -> Option<T>,
+) -> Option<(Timestamp, bool, T)> {
+    let time = input.number()?;
+    let (matched, row) = input.bytes()?.split_first()?;
+    let mut row = Input(row);
+    let columns = columns(&mut row)?;
+    (*matched <= 1 && row.0.is_empty()).then_some((time, *matched == 1, columns))
+}
 
 struct SideRowsSerde {
     columns: usize,
 }
 
+impl SideRowsSerde {
+    /// The time of the first row, when the bytes are rows from beginning to end.
+    fn time_of(&self, bytes: &[u8]) -> Result<Option<Timestamp>, ProcessingError> {
+        let mut input = Input(bytes);
+        let mut first = None;
+        while !input.0.is_empty() {
+            let row = read_row(&mut input, |row| (0..self.columns).try_for_each(|_| row.skip()));
+            let (time, ..) = row.ok_or_else(|| malformed("the rows of a join"))?;
+            first.get_or_insert(time);
+        }
+        Ok(first)
+    }
+}
+
 impl Serde<SideRows> for SideRowsSerde {
     fn serialize(&self, rows: &SideRows, out: &mut Vec<u8>) -> Result<(), ProcessingError> {
-        for held in &rows.0 {
-            out.extend_from_slice(&held.time.to_be_bytes());
-            write_sized(out, |out| {
-                out.push(u8::from(held.matched));
-                held.row.iter().for_each(|datum| write(datum, out));
-            });
-        }
+        out.extend_from_slice(&rows.0);
         Ok(())
     }
 
@@ -128,32 +195,13 @@ impl Serde<SideRows> for SideRowsSerde {
     }
 
     fn deserialize_timed(&self, bytes: &[u8]) -> Result<(SideRows, Option<Timestamp>), ProcessingError> {
-        let rows = self.deserialize(bytes)?;
         // All of them have it; none are never put.
-        let time = rows.0.first().map(|row| row.time);
-        Ok((rows, time))
+        let time = self.time_of(bytes)?;
+        Ok((SideRows(SmallVec::from_slice(bytes)), time))
     }
 
     fn deserialize(&self, bytes: &[u8]) -> Result<SideRows, ProcessingError> {
-        let mut input = Input(bytes);
-        let mut rows = SmallVec::new();
-        let mut read = || {
-            let time = input.number()?;
-            let (matched, row) = input.bytes()?.split_first()?;
-            let mut row = Input(row);
-            rows.push(SideRow { time, matched: *matched == 1, row: row.row(self.columns)? });
-            Some(input.0.is_empty())
-        };
-        if bytes.is_empty() {
-            return Ok(SideRows::default());
-        }
-        loop {
-            match read() {
-                Some(false) => {}
-                Some(true) => return Ok(SideRows(rows)),
-                None => return Err(malformed("the rows of a join")),
-            }
-        }
+        Ok(self.deserialize_timed(bytes)?.0)
     }
 }
 
@@ -173,12 +221,13 @@ pub(super) struct JoinSide {
     spec: Arc<JoinSpec>,
     side: usize,
     ready: Option<Ready>,
+    scratch: Vec<u8>,
 }
 
 impl JoinSide {
     /// The left (0) or right (1) side.
     pub(super) fn new(spec: Arc<JoinSpec>, side: usize) -> Self {
-        Self { spec, side, ready: None }
+        Self { spec, side, ready: None, scratch: Vec::new() }
     }
 
     fn emit(
@@ -258,9 +307,15 @@ impl JoinSide {
             let due = context.with_window(ready.rows[side], |rows| rows.fetch_closed(first, last))?;
             for WindowRow { key, start, value, .. } in due {
                 self.put(context, ready.rows[side], key.clone(), start, None)?;
-                let Ok(held) = value.value.downcast::<SideRows>() else { continue };
-                for row in held.0.iter().filter(|row| !row.matched && self.spec.kept[side]) {
-                    self.emit_alone(context, &key, (side, &row.row), row.time, Headers::EMPTY)?;
+                let Some(held) = value.value.downcast_ref::<SideRows>().filter(|_| self.spec.kept[side])
+                else {
+                    continue;
+                };
+                for row in held.rows(self.spec.columns[side]) {
+                    let SideRow { time, matched, row } = row?;
+                    if !matched {
+                        self.emit_alone(context, &key, (side, &row), time, Headers::EMPTY)?;
+                    }
                 }
             }
         }
@@ -306,9 +361,9 @@ impl AnyProcessor for JoinSide {
         let mut partners: SmallVec<[Arc<SideRows>; 1]> = SmallVec::new();
         for held in found {
             let Ok(rows) = held.value.value.downcast::<SideRows>() else { continue };
-            if self.spec.kept[1 - side] && rows.0.iter().any(|row| !row.matched) {
+            if self.spec.kept[1 - side] && !rows.all_matched() {
                 let mut marked = (*rows).clone();
-                marked.0.iter_mut().for_each(|row| row.matched = true);
+                marked.set_matched();
                 self.put(context, ready.rows[1 - side], held.key, held.start, Some(marked))?;
             }
             partners.push(rows);
@@ -316,8 +371,9 @@ impl AnyProcessor for JoinSide {
         let due = self.spec.due(side, time);
         if due >= clock {
             let own = self.rows_at(context, ready.rows[side], &key, time)?;
-            let mut own = own.as_deref().cloned().unwrap_or_default();
-            own.0.push(SideRow { time, matched: !partners.is_empty(), row: row.clone() });
+            let none = SideRows::default();
+            let before = own.as_deref().unwrap_or(&none);
+            let own = before.with(time, !partners.is_empty(), row, &mut self.scratch);
             self.put(context, ready.rows[side], ByteKey::new(&key), time, Some(own))?;
             if due < context.clock(ready.next_due) {
                 context.set_clock(ready.next_due, due);
@@ -330,7 +386,8 @@ impl AnyProcessor for JoinSide {
                 context.drop_record(DropReason::Late);
             }
         }
-        for partner in partners.iter().flat_map(|rows| &rows.0) {
+        for partner in partners.iter().flat_map(|rows| rows.rows(self.spec.columns[1 - side])) {
+            let partner = partner?;
             let sides: [&[Datum]; 2] = if side == 0 { [row, &partner.row] } else { [&partner.row, row] };
             self.emit(context, &key, sides, time.max(partner.time), record.headers.clone())?;
         }
