@@ -174,6 +174,12 @@ pub trait Consumer: Send {
         }
     }
 
+    /// What the client itself says of a partition that it should be reading, for messages; `None` where it says nothing.
+    fn client_view(&self, partition: &TopicPartition) -> Option<String> {
+        let _ = partition;
+        None
+    }
+
     /// The member's identity now; `None` outside a group.
     fn group_metadata(&self) -> Option<GroupMetadata>;
 

@@ -144,6 +144,10 @@ impl Consumer for Watched<Box<dyn Consumer>> {
         self.call("offset for a time", |consumer| consumer.offset_for_time(partition, time))
     }
 
+    fn client_view(&self, partition: &TopicPartition) -> Option<String> {
+        self.client.as_ref().and_then(|consumer| consumer.client_view(partition))
+    }
+
     fn group_metadata(&self) -> Option<GroupMetadata> {
         self.client.as_ref().and_then(|consumer| consumer.group_metadata())
     }

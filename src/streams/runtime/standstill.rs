@@ -38,13 +38,14 @@ impl Standstills {
     }
 
     /// A partition has given nothing since its last record was processed, and is `lag` records behind. An error when that is so for long:
-    /// rewind, and begin with a new consumer.
+    /// rewind, and begin with a new consumer. `client_view` is what the client says of it, for the message.
     pub(super) fn look(
         &mut self,
         partition: &TopicPartition,
         position: i64,
         lag: i64,
         now: Timestamp,
+        client_view: impl FnOnce() -> Option<String>,
     ) -> Result<()> {
         if lag == 0 {
             self.forget(partition);
@@ -59,9 +60,10 @@ impl Standstills {
         if now - stands.since < STANDS_MS || stands.seen < SEEN {
             return Ok(());
         }
+        let seconds = (now - stands.since) / 1_000;
+        let says = client_view().map(|view| format!(" (its client says: {view})")).unwrap_or_default();
         Err(StreamsError::AbortTransaction(format!(
-            "{partition} stands at offset {position}, {lag} records from its end, for {} s; it is read with a new consumer",
-            (now - stands.since) / 1_000
+            "{partition} stands at offset {position}, {lag} records from its end, for {seconds} s; it is read with a new consumer{says}"
         )))
     }
 }

@@ -493,7 +493,8 @@ impl StreamThread {
                 .set(lag);
             // What may not be read is not waited for.
             let lag = if self.held.contains(&partition) { 0 } else { lag };
-            self.standstills.look(&partition, position, lag, now)?;
+            let consumer = &self.consumer;
+            self.standstills.look(&partition, position, lag, now, || consumer.client_view(&partition))?;
             if let Some(task) = self.tasks.running().find(|task| task.id() == id) {
                 task.set_lag(&partition, lag, writer_at);
             }

@@ -29,6 +29,7 @@ use super::{
     native::{
         Conf, Handle, PartitionList, Queue, REQUEST_TIMEOUT, c_string, millis, opaque, read_list, text,
     },
+    statistics::{self, Statistics},
 };
 use crate::streams::{
     client::{Consumer, ConsumerConfig, GroupMetadata, OffsetAndMetadata, OffsetReset, Polled, Rebalance},
@@ -48,6 +49,7 @@ struct Notes {
     rebalances: Mutex<VecDeque<Rebalance>>,
     /// The consumer is being closed: give everything up at once, nobody polls any more.
     closing: AtomicBool,
+    statistics: Statistics,
 }
 
 impl Notes {
@@ -98,6 +100,7 @@ impl KafkaConsumer {
             ("fetch.wait.max.ms", "20"),
             ("fetch.queue.backoff.ms", "5"),
             ("fetch.error.backoff.ms", "100"),
+            ("statistics.interval.ms", statistics::INTERVAL_MS),
             // Little is fetched ahead, so that a message is still in the processor's cache when it is read. Whoever is not in a group
             // reads a log from one end to the other: there it is better never to wait for a fetch.
             ("queued.min.messages", if config.group_id.is_some() { "5000" } else { "100000" }),
@@ -125,6 +128,7 @@ impl KafkaConsumer {
             rd::rd_kafka_conf_set_opaque(conf.as_ptr(), opaque(&*notes));
             rd::rd_kafka_conf_set_rebalance_cb(conf.as_ptr(), Some(note_rebalance));
             rd::rd_kafka_conf_set_error_cb(conf.as_ptr(), Some(note_error));
+            rd::rd_kafka_conf_set_stats_cb(conf.as_ptr(), Some(note_statistics));
         }
         let client = Handle::new(rd::rd_kafka_type_t::RD_KAFKA_CONSUMER, conf)?;
         // SAFETY: a valid consumer. All its events then come through the one queue.
@@ -554,6 +558,10 @@ impl Consumer for KafkaConsumer {
         Ok(list.elements().first().map(|element| element.offset).filter(|offset| *offset >= 0))
     }
 
+    fn client_view(&self, partition: &TopicPartition) -> Option<String> {
+        self.notes.statistics.of_partition(&partition.topic, partition.partition)
+    }
+
     fn group_metadata(&self) -> Option<GroupMetadata> {
         let group_id = self.config.group_id.clone()?;
         // SAFETY: a valid client; the object is ours to read and destroy.
@@ -625,6 +633,19 @@ unsafe extern "C" fn note_rebalance(
     // Ends the batch or wait that serves this callback, so that the event is handed out at once.
     // SAFETY: a valid client.
     unsafe { rd::rd_kafka_yield(client) };
+}
+
+/// Keeps the statistics, see [`statistics`].
+unsafe extern "C" fn note_statistics(
+    _client: *mut rd::rd_kafka_t,
+    json: *mut c_char,
+    length: usize,
+    notes: *mut c_void,
+) -> c_int {
+    // SAFETY: the opaque is the consumer's box of notes; the text lives during the call.
+    unsafe { (*notes.cast::<Notes>()).statistics.note(json, length) };
+    // librdkafka frees the text.
+    0
 }
 
 /// Errors of connections; librdkafka recovers from them by itself. Fatal ones are asked for by each poll.

@@ -18,6 +18,7 @@ mod consumer;
 mod error;
 mod native;
 mod producer;
+mod statistics;
 
 use std::{
     collections::BTreeMap,
