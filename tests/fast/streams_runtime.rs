@@ -230,6 +230,8 @@ fn a_thread_whose_name_nobody_has_after_all_goes_on() {
 #[test]
 fn a_thread_whose_name_another_process_has_ends_the_application() {
     let (log, state) = (log(), tempfile::tempdir().unwrap());
+    // With something to count, having caught up means having joined.
+    write_words(&log, 0..1_000);
     let config = StreamsConfig { task_timeout: Duration::from_secs(1), ..config(1, &state) };
     let mut streams = KafkaStreams::new(topology(), log.clone(), RunOptions::new(config));
     streams.start().unwrap();
