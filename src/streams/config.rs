@@ -76,7 +76,8 @@ pub struct StreamsConfig {
     pub transaction_timeout: Duration,
     /// Where state files live.
     pub state_dir: PathBuf,
-    /// A store is written to its file when 80 % of its rows have changed, and at least this many: a sparse save costs a page per row.
+    /// A store is written to its file when it has been written to twice as often as it has rows and at least this many have changed: a sparse
+    /// save costs a page per row.
     pub save_rows_min: u64,
     /// What has changed is written to the file after this time at the latest.
     pub save_age_max: Duration,

@@ -1,8 +1,8 @@
 //! [`StateMemory`]: how much memory the rows of stores over state files may take, shared by all tasks of an application.
 //!
 //! Each store says what it holds ([`Share`]). While all of them together are over the budget, each store that looks lets go of saved rows
-//! until it is down to three quarters of its part; rows that are not saved yet cannot go, so tasks are saved before those take more than
-//! half. What a row takes is learned from the rows ([`RowSize`]).
+//! until it is down to three quarters of its part; rows that are not saved yet cannot go, so tasks are saved when those take more than
+//! half of it. What a row takes is learned from the rows ([`RowSize`]).
 
 use std::sync::{
     Arc,
@@ -21,6 +21,8 @@ pub struct StateMemory {
     unsaved: AtomicU64,
     /// State files open.
     files: AtomicU64,
+    /// Saves under way.
+    saves: AtomicU64,
 }
 
 impl StateMemory {
@@ -31,7 +33,13 @@ impl StateMemory {
             used: AtomicU64::new(0),
             unsaved: AtomicU64::new(0),
             files: AtomicU64::new(0),
+            saves: AtomicU64::new(0),
         })
+    }
+
+    /// Whether the rows of some file are being saved.
+    pub(super) fn is_saving(&self) -> bool {
+        self.saves.load(Relaxed) > 0
     }
 
     /// Bytes of all rows in memory.
@@ -89,12 +97,13 @@ impl UnsavedShare {
         Self { memory: memory.clone(), bytes: AtomicU64::new(0) }
     }
 
-    /// The file lacks rows of so many bytes. Whether it must be saved for their sake: all files together lack more than half of the
-    /// budget, and this one is not better than the others.
+    /// The file lacks rows of so many bytes. Whether it must be saved for their sake: there is too much in memory, all files together lack
+    /// more than half of the budget, and this one is not better than the others.
     pub(super) fn is_too_much(&self, bytes: u64) -> bool {
         replace(&self.memory.unsaved, &self.bytes, bytes);
         let unsaved = self.memory.unsaved.load(Relaxed);
-        unsaved > self.memory.max_bytes / 2
+        self.memory.used.load(Relaxed) > self.memory.max_bytes
+            && unsaved > self.memory.max_bytes / 2
             && bytes.saturating_mul(self.memory.files.load(Relaxed)) >= unsaved
     }
 }
@@ -103,6 +112,22 @@ impl Drop for UnsavedShare {
     fn drop(&mut self) {
         replace(&self.memory.unsaved, &self.bytes, 0);
         self.memory.files.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A save that is under way until this is dropped.
+pub(super) struct SaveUnderWay(Arc<StateMemory>);
+
+impl SaveUnderWay {
+    pub(super) fn new(memory: &Arc<StateMemory>) -> Self {
+        memory.saves.fetch_add(1, Relaxed);
+        Self(memory.clone())
+    }
+}
+
+impl Drop for SaveUnderWay {
+    fn drop(&mut self) {
+        self.0.saves.fetch_sub(1, Relaxed);
     }
 }
 
@@ -175,12 +200,26 @@ mod tests {
     #[test]
     fn the_files_that_lack_most_are_saved() {
         let memory = StateMemory::new(1_000);
+        let rows = Share::new(&memory);
         let (first, second) = (UnsavedShare::new(&memory), UnsavedShare::new(&memory));
+        rows.note(1_000);
+        assert!(!first.is_too_much(200) && !second.is_too_much(800), "all of it has room");
+        rows.note(1_001);
         assert!(!first.is_too_much(200) && !second.is_too_much(300));
         assert!(second.is_too_much(301));
         assert!(!first.is_too_much(200) && first.is_too_much(400));
         drop(second);
         assert!(!first.is_too_much(500) && first.is_too_much(501), "alone it may lack half");
+    }
+
+    #[test]
+    fn a_save_is_under_way_until_it_ends() {
+        let memory = StateMemory::new(1_000);
+        let (first, second) = (SaveUnderWay::new(&memory), SaveUnderWay::new(&memory));
+        drop(first);
+        assert!(memory.is_saving());
+        drop(second);
+        assert!(!memory.is_saving());
     }
 
     #[test]

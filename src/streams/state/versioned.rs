@@ -54,6 +54,8 @@ struct Durable {
     durable: u32,
     /// Keys changed since the last snapshot, each once.
     changed: Vec<ByteKey>,
+    /// Changes since then.
+    writes: u64,
     /// Keys of the snapshot being saved.
     saving: Vec<ByteKey>,
     /// Keys of the store, approximate.
@@ -73,12 +75,14 @@ impl Durable {
             next_save: 1,
             durable: 0,
             changed: Vec::new(),
+            writes: 0,
             saving: Vec::new(),
         })
     }
 
     fn change(&mut self, key: &ByteKey, slot: &mut Slot) {
         slot.used = true;
+        self.writes += 1;
         if slot.save != self.next_save {
             slot.save = self.next_save;
             self.changed.push(key.clone());
@@ -317,13 +321,14 @@ impl StateStore for VersionedTable {
             let changed = durable.changed.len() as u64;
             let row = durable.row_size.bytes();
             durable.share.note(self.rows.len() as u64 * row);
-            Unsaved { changed, rows: durable.rows, bytes: changed * row }
+            Unsaved { changed, writes: durable.writes, rows: durable.rows, bytes: changed * row }
         })
     }
 
     fn snapshot(&mut self) -> Result<Option<StoreSnapshot>> {
         let Some(durable) = &mut self.durable else { return Ok(None) };
         durable.saving = std::mem::take(&mut durable.changed);
+        durable.writes = 0;
         durable.next_save += 1;
         let mut rows = Vec::with_capacity(durable.saving.len());
         for key in &durable.saving {

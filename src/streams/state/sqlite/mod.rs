@@ -28,7 +28,7 @@ pub(super) use table::{SqlRow, SqlTable, StoreMeta, TOMBSTONE, TableShape, Table
 
 use super::{
     StateStore,
-    memory::{Share, StateMemory, UnsavedShare},
+    memory::{SaveUnderWay, Share, StateMemory, UnsavedShare},
 };
 use crate::streams::{
     config::SaveTiming,
@@ -48,14 +48,15 @@ pub struct SavedOffsets {
     pub clocks: BTreeMap<String, i64>,
 }
 
-/// When a task's stores are saved. All limits are about what has changed since the last save.
+/// When a task's stores are saved. All limits are about what has changed since the last save. Of the tasks of an application one is saved at
+/// a time, but for those that have waited for `max_age_ms`: each save keeps what it takes twice in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SavePolicy {
     /// Never because of density before this many rows.
     pub min_rows: u64,
-    /// Save when this share of a store's rows has changed. The more of them, the fewer pages are written per row; what is not saved yet
-    /// costs its part of the changelog at the next start after a crash.
-    pub percent: u64,
+    /// Save when a store has been written to this many times its rows. The more often a row has changed, the fewer writes of the file a
+    /// change costs; what is not saved yet costs its part of the changelog at the next start after a crash.
+    pub writes_per_row: u64,
     /// Save what has been waiting this long.
     pub max_age_ms: i64,
     /// Who does the work, and when.
@@ -64,7 +65,7 @@ pub struct SavePolicy {
 
 impl Default for SavePolicy {
     fn default() -> Self {
-        Self { min_rows: 50_000, percent: 80, max_age_ms: 60_000, timing: SaveTiming::Background }
+        Self { min_rows: 50_000, writes_per_row: 2, max_age_ms: 60_000, timing: SaveTiming::Background }
     }
 }
 
@@ -322,9 +323,11 @@ impl TaskDb {
         }
         let since = *state.waiting_since.get_or_insert(now);
         let dense = |unsaved: &Unsaved| {
-            unsaved.changed >= policy.min_rows && unsaved.changed * 100 >= unsaved.rows * policy.percent
+            let enough = unsaved.rows.saturating_mul(policy.writes_per_row);
+            unsaved.changed >= policy.min_rows && unsaved.writes >= enough
         };
-        unsaved.iter().any(dense) || now - since >= policy.max_age_ms || too_much
+        let worth = too_much || unsaved.iter().any(dense);
+        now - since >= policy.max_age_ms || (worth && !self.shared.memory.is_saving())
     }
 
     fn start_save(&self, stores: &mut [&mut dyn StateStore], offsets: SavedOffsets) -> Result<()> {
@@ -337,9 +340,13 @@ impl TaskDb {
         let work = match self.shared.policy.timing {
             SaveTiming::Background => {
                 let (shared, to_save) = (self.shared.clone(), offsets.clone());
+                let saving = SaveUnderWay::new(&self.shared.memory);
                 let thread = std::thread::Builder::new()
                     .name(format!("saver-{}", self.shared.task))
-                    .spawn(move || shared.save(snapshots, &to_save))
+                    .spawn(move || {
+                        let _saving = saving;
+                        shared.save(snapshots, &to_save)
+                    })
                     .map_err(|error| StreamsError::fatal(format!("cannot start a saver thread: {error}")))?;
                 Work::Thread(thread)
             }
@@ -356,6 +363,8 @@ impl TaskDb {
 pub struct Unsaved {
     /// Rows changed since the last save.
     pub changed: u64,
+    /// Writes since then, of which a row may have had several.
+    pub writes: u64,
     /// Rows of the store.
     pub rows: u64,
     /// Estimated memory of the changed rows.

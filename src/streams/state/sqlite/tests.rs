@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::{SavePolicy, SaveTiming, SaveUnderWay};
 use crate::streams::{
     error::{ProcessingError, Result, StreamsError},
     record::{AnyValue, ByteKey, TopicPartition},
@@ -22,6 +23,21 @@ fn open(folder: &TempDir) -> Result<(TaskDb, SavedOffsets)> {
 fn error(folder: &TempDir) -> StreamsError {
     let Err(error) = open(folder) else { panic!("the file must be refused") };
     error
+}
+
+/// A store `clicks` in a file.
+fn clicks(db: &TaskDb) -> Store {
+    let builder =
+        StoreBuilder::new("clicks", StoreKind::KeyValue { timestamped: true }, String::serde(), i64::serde());
+    builder
+        .build(&StoreEnvironment { cache: None, db: Some(db.clone()), ..StoreEnvironment::default() })
+        .unwrap()
+}
+
+fn click(store: &mut Store, user: usize) {
+    let Store::KeyValue(kv) = store else { panic!("a key-value store was asked for") };
+    let value = ValueAndTimestamp { value: Arc::new(user as i64), timestamp: 0 };
+    kv.put(ByteKey::from(format!("user-{user}").into_bytes()), Some(value), &at(0)).unwrap();
 }
 
 /// A closed file with one store and a few thousand rows.
@@ -63,6 +79,38 @@ fn offsets_and_rows_come_back_after_a_clean_close() {
     assert_eq!((row.value.downcast_ref(), row.timestamp), (Some(&2999i64), 2999));
     assert_eq!(kv.prefix_scan(b"user-29").unwrap().len(), 111);
     assert_eq!(kv.approximate_num_entries(), 3000);
+}
+
+#[test]
+fn a_store_is_saved_when_it_was_written_to_twice_as_often_as_it_has_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = db_options(folder.path(), 1 << 20);
+    options.policy = SavePolicy { min_rows: 3, timing: SaveTiming::AtCommit, ..SavePolicy::default() };
+    let (db, _) = TaskDb::open(options).unwrap();
+    let mut store = clicks(&db);
+    for user in [0, 1, 2, 0, 1, 2] {
+        assert!(!db.after_commit(&mut [store.as_state_store()], SavedOffsets::default, 0).unwrap());
+        click(&mut store, user);
+    }
+    assert!(db.after_commit(&mut [store.as_state_store()], SavedOffsets::default, 0).unwrap());
+    [0, 1].repeat(4).into_iter().for_each(|user| click(&mut store, user));
+    assert!(!db.wants_save(&[store.as_state_store()], 0), "fewer rows than are worth a save");
+    assert!(db.wants_save(&[store.as_state_store()], 60_000), "they have waited long enough");
+}
+
+#[test]
+fn of_the_files_of_an_application_one_is_saved_at_a_time_unless_another_has_waited_long() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = db_options(folder.path(), 1 << 20);
+    options.policy = SavePolicy { min_rows: 1, ..SavePolicy::default() };
+    let (db, _) = TaskDb::open(options).unwrap();
+    let mut store = clicks(&db);
+    [0, 0].into_iter().for_each(|user| click(&mut store, user));
+    let another = SaveUnderWay::new(&db.shared().memory);
+    assert!(!db.wants_save(&[store.as_state_store()], 0));
+    assert!(db.wants_save(&[store.as_state_store()], 60_000));
+    drop(another);
+    assert!(db.wants_save(&[store.as_state_store()], 60_000 - 1));
 }
 
 #[test]
