@@ -12,6 +12,7 @@ use std::{
 use super::{
     changelog_reader::RestoreProgress,
     commit_step::CommitStep,
+    fencing::Fencing,
     input_hold::Hold,
     internal_topics::PartitionPlan,
     refused_records::RefusedRecords,
@@ -86,6 +87,7 @@ pub struct StreamThread {
     producer: Box<dyn Producer>,
     tasks: TaskManager,
     standbys: Standbys,
+    fencing: Fencing,
     in_transaction: bool,
     last_commit: Timestamp,
     output: Vec<ProducerRecord>,
@@ -136,6 +138,11 @@ impl StreamThread {
         let mut thread = Self {
             tasks: TaskManager::new(options.clone(), plan.clone(), clients.clone()),
             standbys: Standbys::new(options.clone(), plan.clone(), clients.clone()),
+            fencing: Fencing::new(
+                clients.clone(),
+                options.config.clone(),
+                static_name(&options.config, &name),
+            ),
             name,
             options,
             plan,
@@ -379,6 +386,7 @@ impl StreamThread {
         let ids = assigned.keys().copied().collect();
         self.standbys.hand_over(&ids)?;
         self.options.standby.runs(&self.name, ids);
+        self.fencing.fence_the_dead(&partitions);
         let committed = self.consumer.committed(&partitions)?;
         let mut wanted = Vec::new();
         for partition in &partitions {
