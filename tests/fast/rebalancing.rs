@@ -12,10 +12,11 @@ use std::{
 use bytes::Bytes;
 use sluice::streams::{
     client::{
-        ClientSupplier, ConsumerConfig, NewTopic, ProducerConfig,
+        Admin, ClientSupplier, Consumer, ConsumerConfig, NewTopic, Producer, ProducerConfig,
         embedded::{EmbeddedLog, EmbeddedOptions},
     },
-    config::{SaveTiming, StreamsConfig},
+    config::{ProcessingGuarantee, SaveTiming, StreamsConfig},
+    error::{Result, StreamsError},
     internals::{
         CommitStep, PartitionPlan, StepHook, StreamThread, TaskOptions, ThreadParts, create_internal_topics,
         plan_partitions,
@@ -30,6 +31,8 @@ use sluice::streams::{
 const PARTITIONS: i32 = 6;
 const WORDS: usize = 600;
 const SESSION: Duration = Duration::from_secs(10);
+/// So long that nobody gets over a session's end by waiting for it.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Member {
     thread: Option<StreamThread>,
@@ -39,6 +42,9 @@ struct Member {
 /// A group of members, each with a disk of its own.
 struct Cluster {
     log: EmbeddedLog,
+    /// What members that start from now on have of the log, and which guarantee.
+    clients: Arc<dyn ClientSupplier>,
+    guarantee: ProcessingGuarantee,
     topology: Arc<Topology>,
     plan: Arc<PartitionPlan>,
     disks: tempfile::TempDir,
@@ -86,7 +92,19 @@ impl Cluster {
         let plan = Arc::new(plan_partitions(&topology, admin.as_ref()).unwrap());
         create_internal_topics(&topology, &plan, -1, admin.as_ref()).unwrap();
         let disks = tempfile::tempdir().unwrap();
-        Self { log, topology, plan, disks, now, standbys, idle_close_ms, members: Vec::new(), written: 0 }
+        Self {
+            clients: Arc::new(log.clone()),
+            guarantee: ProcessingGuarantee::ExactlyOnce,
+            log,
+            topology,
+            plan,
+            disks,
+            now,
+            standbys,
+            idle_close_ms,
+            members: Vec::new(),
+            written: 0,
+        }
     }
 
     /// Starts a member under the name of its place, with the disk of that place.
@@ -96,6 +114,8 @@ impl Cluster {
             instance_id: place.to_string(),
             state_dir: self.disks.path().join(place.to_string()),
             poll: Duration::ZERO,
+            processing_guarantee: self.guarantee,
+            transaction_timeout: TRANSACTION_TIMEOUT,
             commit_interval: Duration::from_millis(20),
             save_rows_min: 1,
             save_age_max: Duration::from_millis(100),
@@ -115,7 +135,7 @@ impl Cluster {
             name: format!("{place}-0"),
             options,
             plan: self.plan.clone(),
-            clients: Arc::new(self.log.clone()),
+            clients: self.clients.clone(),
             clock: Arc::new(move || now.load(Ordering::Relaxed)),
             metrics: StreamsMetrics::default(),
             status: status.clone(),
@@ -183,18 +203,21 @@ impl Cluster {
 
     /// Runs until all is counted, then checks it.
     fn settle(&mut self) {
-        let expected: BTreeMap<String, Vec<i64>> =
-            (0..60).map(|n| (format!("w{n}"), (1..=(self.written / 60) as i64).collect())).collect();
         for _ in 0..100 {
             self.steps(10);
-            if self.counts() == expected {
+            if self.counts() == self.expected() {
                 break;
             }
         }
         self.steps(30);
-        assert_eq!(self.counts(), expected);
+        assert_eq!(self.counts(), self.expected());
         let all: Vec<TaskId> = (0..self.members.len()).flat_map(|place| self.tasks(place)).collect();
         assert_eq!(all.len(), 2 * PARTITIONS as usize, "each task has one owner: {all:?}");
+    }
+
+    /// The counts of all that is written.
+    fn expected(&self) -> BTreeMap<String, Vec<i64>> {
+        (0..60).map(|n| (format!("w{n}"), (1..=(self.written / 60) as i64).collect())).collect()
     }
 
     fn counts(&self) -> BTreeMap<String, Vec<i64>> {
@@ -372,45 +395,139 @@ fn a_copy_lets_go_of_what_its_owner_has_let_go_of_and_of_nothing_else() {
 
 #[test]
 fn a_zombies_late_commit_is_refused() {
-    let mut cluster = Cluster::new(0);
-    // Before the group hears of the second member: it is made while the first one commits.
-    let successor: Arc<Mutex<Option<StreamThread>>> = Arc::default();
-    let (armed, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
-    let hook: StepHook = {
-        let (successor, armed, taken, now) =
-            (successor.clone(), armed.clone(), taken.clone(), cluster.now.clone());
-        Arc::new(move |step| {
-            if step != CommitStep::Sent || !armed.swap(false, Ordering::Relaxed) {
-                return Ok(());
+    // Its records are written, and its offsets, too.
+    for stands_at in [CommitStep::Sent, CommitStep::OffsetsAdded] {
+        let mut cluster = Cluster::new(0);
+        // Before the group hears of the second member: it is made while the first one commits.
+        let successor: Arc<Mutex<Option<StreamThread>>> = Arc::default();
+        let (armed, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
+        let hook: StepHook = {
+            let (successor, armed, taken, now) =
+                (successor.clone(), armed.clone(), taken.clone(), cluster.now.clone());
+            Arc::new(move |step| {
+                if step != stands_at || !armed.swap(false, Ordering::Relaxed) {
+                    return Ok(());
+                }
+                // The process stands still here, long enough for its session to end and for another to do its work.
+                now.fetch_add(SESSION.as_millis() as i64 + 1, Ordering::Relaxed);
+                let mut successor = successor.lock().unwrap();
+                let thread = successor.as_mut().unwrap();
+                for _ in 0..200 {
+                    now.fetch_add(100, Ordering::Relaxed);
+                    thread.run_once()?;
+                }
+                taken.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            })
+        };
+        cluster.start(0, Some(hook));
+        cluster.write();
+        cluster.settle();
+        cluster.start(1, None);
+        *successor.lock().unwrap() = cluster.members[1].thread.take();
+        cluster.write();
+        armed.store(true, Ordering::Relaxed);
+        let commits = cluster.status(0).commits;
+        for _ in 0..100 {
+            cluster.step();
+            if taken.load(Ordering::Relaxed) > 0 {
+                break;
             }
-            // The process stands still here, long enough for its session to end and for another to do its work.
-            now.fetch_add(SESSION.as_millis() as i64 + 1, Ordering::Relaxed);
-            let mut successor = successor.lock().unwrap();
-            let thread = successor.as_mut().unwrap();
-            for _ in 0..200 {
-                now.fetch_add(100, Ordering::Relaxed);
-                thread.run_once()?;
+        }
+        assert_eq!(taken.load(Ordering::Relaxed), 1, "the zombie was stopped in the middle of a commit");
+        assert_eq!(cluster.status(0).commits, commits, "and that commit did not happen");
+        cluster.members[1].thread = successor.lock().unwrap().take();
+        let done = cluster.members[1].status.lock().unwrap().processed;
+        assert!(done >= WORDS as u64, "the successor did its work meanwhile: {done} records");
+        cluster.settle();
+    }
+}
+
+/// A log that lets nobody have the transactional id of another.
+struct Guarded {
+    log: EmbeddedLog,
+    own: &'static str,
+}
+
+impl ClientSupplier for Guarded {
+    fn consumer(&self, config: &ConsumerConfig) -> Result<Box<dyn Consumer>> {
+        self.log.consumer(config)
+    }
+
+    fn producer(&self, config: &ProducerConfig) -> Result<Box<dyn Producer>> {
+        match &config.transactional_id {
+            Some(id) if id != self.own => {
+                Err(StreamsError::fatal("not authorized for this transactional id"))
             }
-            taken.fetch_add(1, Ordering::Relaxed);
-            Ok(())
-        })
-    };
-    cluster.start(0, Some(hook));
-    cluster.write();
-    cluster.settle();
-    cluster.start(1, None);
-    *successor.lock().unwrap() = cluster.members[1].thread.take();
-    cluster.write();
-    armed.store(true, Ordering::Relaxed);
-    let commits = cluster.status(0).commits;
-    for _ in 0..100 {
-        cluster.step();
-        if taken.load(Ordering::Relaxed) > 0 {
-            break;
+            _ => self.log.producer(config),
         }
     }
-    assert_eq!(taken.load(Ordering::Relaxed), 1, "the zombie was stopped in the middle of a commit");
-    assert_eq!(cluster.status(0).commits, commits, "and that commit did not happen");
-    cluster.members[1].thread = successor.lock().unwrap().take();
-    cluster.settle();
+
+    fn admin(&self) -> Result<Arc<dyn Admin>> {
+        self.log.admin()
+    }
+}
+
+#[test]
+fn what_a_dead_thread_left_open_is_ended_by_its_successor() {
+    use ProcessingGuarantee::{AtLeastOnce, ExactlyOnce};
+    let check = |dies_at: CommitStep, guarantee: ProcessingGuarantee, may_fence: bool| {
+        let mut cluster = Cluster::new(0);
+        let armed = Arc::new(AtomicBool::new(false));
+        let hook: StepHook = {
+            let armed = armed.clone();
+            Arc::new(move |step| match step == dies_at && armed.load(Ordering::Relaxed) {
+                true => Err(StreamsError::fatal("killed")),
+                false => Ok(()),
+            })
+        };
+        cluster.start(0, Some(hook));
+        cluster.write();
+        cluster.settle();
+        cluster.write();
+        armed.store(true, Ordering::Relaxed);
+        let mut dead = cluster.members[0].thread.take().unwrap();
+        let killed = (0..100).any(|_| {
+            cluster.now.fetch_add(5, Ordering::Relaxed);
+            dead.run_once().is_err()
+        });
+        assert!(killed, "it dies in a transaction");
+        dead.abandon();
+        *cluster.members[0].status.lock().unwrap() = ThreadStatus::default();
+        let died = cluster.now.load(Ordering::Relaxed);
+
+        cluster.guarantee = guarantee;
+        if !may_fence {
+            cluster.clients = Arc::new(Guarded { log: cluster.log.clone(), own: "cluster-1-0" });
+        }
+        cluster.start(1, None);
+        let deadline = died + 3 * TRANSACTION_TIMEOUT.as_millis() as i64;
+        while cluster.counts() != cluster.expected() && cluster.now.load(Ordering::Relaxed) < deadline {
+            let now = cluster.now.fetch_add(50, Ordering::Relaxed);
+            match cluster.members[1].thread.as_mut().unwrap().run_once() {
+                Ok(_) => {}
+                // The offsets are not decided: the thread starts again, as under its supervisor.
+                Err(StreamsError::Retriable(_)) => cluster.start(1, None),
+                Err(error) => panic!("at {now}: {error}"),
+            }
+        }
+        let took = Duration::from_millis((cluster.now.load(Ordering::Relaxed) - died) as u64);
+        cluster.settle();
+        took
+    };
+    for dies_at in [CommitStep::Sent, CommitStep::OffsetsAdded] {
+        let took = check(dies_at, ExactlyOnce, true);
+        assert!(
+            took < SESSION + Duration::from_secs(1),
+            "{dies_at:?}: taken over when the session ends: {took:?}"
+        );
+        for (guarantee, may_fence) in [(ExactlyOnce, false), (AtLeastOnce, true)] {
+            let took = check(dies_at, guarantee, may_fence);
+            let waited = took > TRANSACTION_TIMEOUT && took < TRANSACTION_TIMEOUT + SESSION;
+            assert!(
+                waited,
+                "{dies_at:?}, {guarantee:?}, may fence: {may_fence}: waits for the timeout: {took:?}"
+            );
+        }
+    }
 }

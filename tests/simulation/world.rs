@@ -59,6 +59,7 @@ struct Settings {
     guarantee: ProcessingGuarantee,
     idle_close_ms: Option<i64>,
     standbys: usize,
+    transaction_timeout: Duration,
 }
 
 struct World {
@@ -145,6 +146,8 @@ impl World {
             },
             idle_close_ms: scenario.idle_close_ms(),
             standbys: usize::from(!in_memory && random.chance(500)),
+            // In every other history a session ends before the transaction does: who takes over must end it.
+            transaction_timeout: Duration::from_secs(if (seed / 8).is_multiple_of(2) { 5 } else { 20 }),
         };
         let standbys = settings.standbys > 0;
         let plan = Arc::new(plan_partitions(&topology, admin.as_ref()).expect("topics exist"));
@@ -343,7 +346,7 @@ impl World {
             processing_guarantee: settings.guarantee,
             idle_close_ms: settings.idle_close_ms,
             num_standby_replicas: settings.standbys,
-            transaction_timeout: Duration::from_secs(5),
+            transaction_timeout: settings.transaction_timeout,
             task_timeout: Duration::from_secs(300),
             ..StreamsConfig::default()
         });

@@ -1,7 +1,8 @@
 //! [`ChangelogReader`]: replays changelogs into the stores of tasks that are not running yet (Kafka's `StoreChangelogReader`).
 //!
 //! Reads committed records only. A store is restored when the reader's position has reached the end the changelog had
-//! when restoring began; the thread's producer has been initialised before, so nothing of its predecessor is still open.
+//! when restoring began; the thread's producer has been initialised and dead owners are fenced before, so nothing of its predecessors is
+//! still open, as a rule.
 
 use std::{
     collections::BTreeMap,

@@ -8,6 +8,7 @@ mod call_watch;
 mod changelog_reader;
 mod commit_metadata;
 mod commit_step;
+mod fencing;
 mod global_thread;
 mod input_hold;
 mod internal_topics;

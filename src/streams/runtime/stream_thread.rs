@@ -12,6 +12,7 @@ use std::{
 use super::{
     changelog_reader::RestoreProgress,
     commit_step::CommitStep,
+    fencing::Fencing,
     input_hold::Hold,
     internal_topics::PartitionPlan,
     refused_records::RefusedRecords,
@@ -86,6 +87,7 @@ pub struct StreamThread {
     producer: Box<dyn Producer>,
     tasks: TaskManager,
     standbys: Standbys,
+    fencing: Fencing,
     in_transaction: bool,
     last_commit: Timestamp,
     output: Vec<ProducerRecord>,
@@ -136,6 +138,11 @@ impl StreamThread {
         let mut thread = Self {
             tasks: TaskManager::new(options.clone(), plan.clone(), clients.clone()),
             standbys: Standbys::new(options.clone(), plan.clone(), clients.clone()),
+            fencing: Fencing::new(
+                clients.clone(),
+                options.config.clone(),
+                static_name(&options.config, &name),
+            ),
             name,
             options,
             plan,
@@ -379,6 +386,7 @@ impl StreamThread {
         let ids = assigned.keys().copied().collect();
         self.standbys.hand_over(&ids)?;
         self.options.standby.runs(&self.name, ids);
+        self.fencing.fence_the_dead(&partitions);
         let committed = self.consumer.committed(&partitions)?;
         let mut wanted = Vec::new();
         for partition in &partitions {
@@ -566,6 +574,7 @@ impl StreamThread {
         let started = Instant::now();
         let mut offsets: BTreeMap<TopicPartition, OffsetAndMetadata> = BTreeMap::new();
         let mut any = false;
+        let committer = transactional_id(&self.options.config, &self.name);
         for task in self.tasks.running() {
             if !task.commit_needed() {
                 continue;
@@ -579,7 +588,7 @@ impl StreamThread {
             }
             task.prepare_commit()?;
             task.drain_output(&mut self.output)?;
-            offsets.append(&mut task.committable_offsets());
+            offsets.append(&mut task.committable_offsets(committer.as_deref()));
         }
         self.reached(CommitStep::Flushed)?;
         let to_save = self.saves_due(now);
@@ -869,15 +878,20 @@ fn new_producer(
     config: &StreamsConfig,
     clients: &dyn ClientSupplier,
 ) -> Result<Box<dyn Producer>> {
-    let transactional = config.processing_guarantee == ProcessingGuarantee::ExactlyOnce;
-    let mut producer = clients.producer(&ProducerConfig {
-        transactional_id: transactional.then(|| format!("{}-{name}", config.application_id)),
-        transaction_timeout: Some(config.transaction_timeout),
-    })?;
+    let transactional_id = transactional_id(config, name);
+    let transactional = transactional_id.is_some();
+    let transaction_timeout = Some(config.transaction_timeout);
+    let mut producer = clients.producer(&ProducerConfig { transactional_id, transaction_timeout })?;
     if transactional {
         producer.init_transactions()?;
     }
     Ok(producer)
+}
+
+/// The id of a thread's transactions, where it has some: its static name, so that the group can be asked whether the thread lives.
+fn transactional_id(config: &StreamsConfig, thread: &str) -> Option<String> {
+    let transactional = config.processing_guarantee == ProcessingGuarantee::ExactlyOnce;
+    transactional.then(|| static_name(config, thread))
 }
 
 /// The name by which the group knows a thread, whatever process it is in.

@@ -417,8 +417,11 @@ impl StreamTask {
         self.graph.drain_output(out)
     }
 
-    /// Offsets to commit, with the clocks that go with them. One call per commit.
-    pub(crate) fn committable_offsets(&mut self) -> BTreeMap<TopicPartition, OffsetAndMetadata> {
+    /// Offsets to commit, with the clocks that go with them and the transactional id that commits. One call per commit.
+    pub(crate) fn committable_offsets(
+        &mut self,
+        committer: Option<&str>,
+    ) -> BTreeMap<TopicPartition, OffsetAndMetadata> {
         self.commits += 1;
         let clocks = self.graph.clocks();
         self.committed = self
@@ -432,6 +435,7 @@ impl StreamTask {
                     vouched: self.group.vouched(index).to_vec(),
                     clocks: clocks.clone(),
                     expired: self.graph.expired(),
+                    committer: committer.map(str::to_owned),
                 };
                 let metadata = metadata.encode();
                 Some((partition.clone(), OffsetAndMetadata { offset: *offset, metadata }))

@@ -23,7 +23,7 @@ impl Harness {
                 let counted = (old.id(), old.node_name(node), reason);
                 *self.dropped_before.entry(counted).or_default() += count;
             }
-            let committed = old.committable_offsets();
+            let committed = old.committable_offsets(None);
             old.close();
             let mut stores = build_stores(&self.topology, &plan, self.options.config.semantics)?;
             for (id, store) in &mut stores {
