@@ -614,6 +614,7 @@ impl StreamThread {
             task.post_commit();
         }
         self.reached(CommitStep::Clean)?;
+        self.tasks.running().try_for_each(|task| task.settle_save())?;
         for (id, ends) in saves {
             if let Some(task) = self.tasks.task(id) {
                 task.after_commit(ends, now)?;

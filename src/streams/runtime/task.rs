@@ -455,6 +455,12 @@ impl StreamTask {
         self.commit_needed = false;
     }
 
+    /// See [`TaskDb::settle_save`].
+    pub(crate) fn settle_save(&self) -> Result<()> {
+        let Some(db) = self.db.as_ref().filter(|db| db.wants_settling()) else { return Ok(()) };
+        self.graph.with_stores(|stores| db.settle_save(stores))
+    }
+
     /// Gives the task the file its stores live in.
     pub(crate) fn set_db(&mut self, db: Option<TaskDb>) {
         self.db = db;

@@ -2,7 +2,7 @@
 //!
 //! Each store says what it holds ([`Share`]). While all of them together are over the budget, each store that looks lets go of saved rows
 //! until it is down to three quarters of its part; rows that are not saved yet cannot go, so tasks are saved when those take more than
-//! half of it. What a row takes is learned from the rows ([`RowSize`]).
+//! half of it, and wait for that when a quarter more than the budget is taken. What a row takes is learned from the rows ([`RowSize`]).
 
 use std::sync::{
     Arc,
@@ -40,6 +40,11 @@ impl StateMemory {
     /// Whether the rows of some file are being saved.
     pub(super) fn is_saving(&self) -> bool {
         self.saves.load(Relaxed) > 0
+    }
+
+    /// Whether rows take far more than they may: they come in faster than they are saved.
+    pub(super) fn is_far_over(&self) -> bool {
+        self.used.load(Relaxed) > self.max_bytes.saturating_add(self.max_bytes / 4)
     }
 
     /// Bytes of all rows in memory.

@@ -262,6 +262,20 @@ impl TaskDb {
         Ok(true)
     }
 
+    /// Whether [`settle_save`](Self::settle_save) has something to do: a saver thread has ended, or must be waited for because memory holds
+    /// far more than it may: rows come in faster than the disk takes them.
+    pub fn wants_settling(&self) -> bool {
+        match lock(&self.shared.state).running.as_ref().map(|saving| &saving.work) {
+            Some(Work::Thread(thread)) => thread.is_finished() || self.shared.memory.is_far_over(),
+            Some(Work::Held { .. }) | None => false,
+        }
+    }
+
+    /// Tells the stores of a save that has ended, so that they let go of what memory has no room for. Call right after a commit.
+    pub fn settle_save(&self, stores: &mut [&mut dyn StateStore]) -> Result<()> {
+        if self.wants_settling() { self.finish_save(stores) } else { Ok(()) }
+    }
+
     /// Saves everything and waits until it is durable: at a clean close, right after the last commit. The file then
     /// needs no check at the next start.
     pub fn save_now(&self, stores: &mut [&mut dyn StateStore], offsets: SavedOffsets) -> Result<()> {

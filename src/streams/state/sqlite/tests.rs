@@ -114,6 +114,29 @@ fn of_the_files_of_an_application_one_is_saved_at_a_time_unless_another_has_wait
 }
 
 #[test]
+fn a_save_is_waited_for_when_rows_come_in_faster_than_they_are_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = db_options(folder.path(), 10_000);
+    options.policy = SavePolicy { min_rows: 1, ..SavePolicy::default() };
+    let (db, _) = TaskDb::open(options).unwrap();
+    let mut store = clicks(&db);
+    [0, 0].into_iter().for_each(|user| click(&mut store, user));
+    let disk = db.shared().write();
+    assert!(db.after_commit(&mut [store.as_state_store()], SavedOffsets::default, 0).unwrap());
+    assert!(!db.wants_settling(), "it is under way, and there is room");
+    (0..1_000).for_each(|user| click(&mut store, user));
+    store.as_state_store().unsaved();
+    assert!(db.wants_settling());
+    drop(disk);
+    db.settle_save(&mut [store.as_state_store()]).unwrap();
+    assert!(db.after_commit(&mut [store.as_state_store()], SavedOffsets::default, 0).unwrap());
+    db.settle_save(&mut [store.as_state_store()]).unwrap();
+    let used = db.shared().memory().used();
+    assert!(used <= 10_000, "what is saved has gone: {used}");
+    assert!(!db.wants_settling(), "there is no save any more");
+}
+
+#[test]
 fn anyone_can_read_the_store_under_its_name() {
     let folder = tempfile::tempdir().unwrap();
     filled(&folder, 3);
