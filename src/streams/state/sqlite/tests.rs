@@ -36,23 +36,15 @@ fn clicks(db: &TaskDb) -> Store {
 
 fn click(store: &mut Store, user: usize) {
     let Store::KeyValue(kv) = store else { panic!("a key-value store was asked for") };
-    let value = ValueAndTimestamp { value: Arc::new(user as i64), timestamp: 0 };
+    let value = ValueAndTimestamp { value: Arc::new(user as i64), timestamp: user as i64 };
     kv.put(ByteKey::from(format!("user-{user}").into_bytes()), Some(value), &at(0)).unwrap();
 }
 
 /// A closed file with one store and a few thousand rows.
 fn filled(folder: &TempDir, rows: usize) -> SavedOffsets {
     let (db, _) = open(folder).unwrap();
-    let builder =
-        StoreBuilder::new("clicks", StoreKind::KeyValue { timestamped: true }, String::serde(), i64::serde());
-    let mut store = builder
-        .build(&StoreEnvironment { cache: None, db: Some(db.clone()), ..StoreEnvironment::default() })
-        .unwrap();
-    let Store::KeyValue(kv) = &mut store else { panic!("a key-value store was asked for") };
-    for row in 0..rows {
-        let value = ValueAndTimestamp { value: Arc::new(row as i64), timestamp: row as i64 };
-        kv.put(ByteKey::from(format!("user-{row}").into_bytes()), Some(value), &at(0)).unwrap();
-    }
+    let mut store = clicks(&db);
+    (0..rows).for_each(|row| click(&mut store, row));
     let mut offsets = SavedOffsets::default();
     offsets.changelog.insert("clicks".to_owned(), rows as i64);
     offsets.inputs.insert(TopicPartition::new("in", 3), 17);
@@ -69,11 +61,7 @@ fn offsets_and_rows_come_back_after_a_clean_close() {
     assert_eq!(wal, 0, "a clean close folds the log into the file");
     let (db, saved) = open(&folder).unwrap();
     assert_eq!(saved, offsets);
-    let builder =
-        StoreBuilder::new("clicks", StoreKind::KeyValue { timestamped: true }, String::serde(), i64::serde());
-    let mut store = builder
-        .build(&StoreEnvironment { cache: None, db: Some(db), ..StoreEnvironment::default() })
-        .unwrap();
+    let mut store = clicks(&db);
     let Store::KeyValue(kv) = &mut store else { panic!("a key-value store was asked for") };
     let row = kv.get(b"user-2999").unwrap().unwrap();
     assert_eq!((row.value.downcast_ref(), row.timestamp), (Some(&2999i64), 2999));
