@@ -146,18 +146,21 @@ async fn kill_in_a_transaction(fleet: &mut Fleet) -> Instant {
     let own = |(topic, partition, ..): &(String, i32, i64, i64)| {
         changelogs.contains(topic) && (*partition as usize) < OF_TWO[0] / 2
     };
-    let caught = eventually(PATIENCE, || {
+    let patience = Instant::now() + PATIENCE;
+    for attempt in 0.. {
+        // At another moment of the commit interval each time: a thawed process commits at once, and then by its clock.
+        let deadline = Instant::now() + COMMIT_INTERVAL * (attempt % 13) / 10;
+        tokio::time::sleep_until(deadline.into()).await;
         let since = Instant::now();
         fleet.members[0].freeze();
-        let is_open = topic::undecided(&fleet.services.kafka).iter().any(own);
-        if !is_open {
-            fleet.members[0].thaw();
+        if topic::undecided(&fleet.services.kafka).iter().any(own) {
+            fleet.members[0].kill();
+            return since;
         }
-        async move { is_open.then_some(since) }
-    });
-    let since = caught.await.expect("it has a transaction open now and then");
-    fleet.members[0].kill();
-    since
+        fleet.members[0].thaw();
+        assert!(since < patience, "it has a transaction open now and then");
+    }
+    unreachable!("patience ends")
 }
 
 /// Waits until a process runs so many tasks.
