@@ -103,6 +103,18 @@ fn committed_output_changelog_and_state_equal_the_model() {
     }
 }
 
+/// Histories in which a mistake was found once, and which a budget from 0 does not reach. They mean less with each change of the simulation,
+/// and cost next to nothing.
+const ONCE_FAILED: &[u64] = &[1_611, 2_820, 4_531, 4_738, 5_416, 5_445, 7_004, 7_325, 8_285, 8_441, 8_701];
+
+#[test]
+fn histories_that_once_failed_hold() {
+    for seed in ONCE_FAILED {
+        let held = catch_unwind(|| world::run(*seed));
+        assert!(held.is_ok(), "replay it with SLUICE_SIM_SEED={seed}");
+    }
+}
+
 /// What a whole budget of histories must have met, so that a fault that no longer happens is noticed.
 const FAULTS: &[&str] = &[
     "CommitTransaction answer lost",

@@ -88,6 +88,8 @@ pub struct StreamThread {
     tasks: TaskManager,
     standbys: Standbys,
     fencing: Fencing,
+    /// The group counted this thread as dead since it was last given anything.
+    was_lost: bool,
     in_transaction: bool,
     last_commit: Timestamp,
     output: Vec<ProducerRecord>,
@@ -143,6 +145,7 @@ impl StreamThread {
                 options.config.clone(),
                 static_name(&options.config, &name),
             ),
+            was_lost: false,
             name,
             options,
             plan,
@@ -367,6 +370,7 @@ impl StreamThread {
                 self.consumer.unassign()?;
             }
             Rebalance::Lost(_) => {
+                self.was_lost = true;
                 self.abort_open_transaction()?;
                 self.tasks.close_all();
                 self.consumer.unassign()?;
@@ -386,6 +390,10 @@ impl StreamThread {
         let ids = assigned.keys().copied().collect();
         self.standbys.hand_over(&ids)?;
         self.options.standby.runs(&self.name, ids);
+        if std::mem::take(&mut self.was_lost) {
+            // Who has the tasks may have fenced the producer: its next commit would be refused, be it the last before a clean close.
+            self.producer = new_producer(&self.name, &self.options.config, self.clients.as_ref())?;
+        }
         self.fencing.fence_the_dead(&partitions);
         let committed = self.consumer.committed(&partitions)?;
         let mut wanted = Vec::new();
