@@ -146,7 +146,7 @@ impl World {
             },
             idle_close_ms: scenario.idle_close_ms(),
             standbys: usize::from(!in_memory && random.chance(500)),
-            // In every other history a session ends before the transaction does: who takes over must end it.
+            // In every other eight histories, which are of all kinds, a session ends before the transaction does: who takes over must end it.
             transaction_timeout: Duration::from_secs(if (seed / 8).is_multiple_of(2) { 5 } else { 20 }),
         };
         let standbys = settings.standbys > 0;

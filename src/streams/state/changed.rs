@@ -11,13 +11,15 @@ const WALKED_SHARE: u64 = 8;
 /// Rows of a table by their names, each once.
 pub(super) struct Changed<T> {
     count: u64,
+    /// Writes, of which a row may have had several.
+    writes: u64,
     /// `None`: too many to list.
     listed: Option<Vec<T>>,
 }
 
 impl<T> Default for Changed<T> {
     fn default() -> Self {
-        Self { count: 0, listed: Some(Vec::new()) }
+        Self { count: 0, writes: 0, listed: Some(Vec::new()) }
     }
 }
 
@@ -34,7 +36,17 @@ impl<T> Changed<T> {
         }
     }
 
-    /// How many.
+    /// Counts a write, of a row that has changed before or not.
+    pub(super) fn count_write(&mut self) {
+        self.writes += 1;
+    }
+
+    /// How many writes there were.
+    pub(super) fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// How many rows.
     pub(super) fn count(&self) -> u64 {
         self.count
     }

@@ -47,8 +47,6 @@ struct Durable {
     durable: u32,
     /// Keys changed since the last snapshot.
     changed: Changed<ByteKey>,
-    /// Writes since then.
-    writes: u64,
     /// Keys that the snapshot being saved deletes.
     deleting: Vec<ByteKey>,
     /// Rows of the store, approximate.
@@ -89,7 +87,7 @@ impl KeyValueTable {
             }
             return;
         };
-        durable.writes += 1;
+        durable.changed.count_write();
         if let Some(value) = &value {
             durable.row_size.weigh(&key, &value.value, &self.value_serde);
         }
@@ -174,7 +172,6 @@ impl Durable {
             next_save: 1,
             durable: 0,
             changed: Changed::default(),
-            writes: 0,
             deleting: Vec::new(),
         })
     }
@@ -216,7 +213,7 @@ impl StateStore for KeyValueTable {
         self.durable.as_ref().map_or_else(Unsaved::default, |durable| {
             let (changed, row) = (durable.changed.count(), durable.row_size.bytes());
             durable.share.note(self.rows.len() as u64 * row);
-            Unsaved { changed, writes: durable.writes, rows: durable.rows, bytes: changed * row }
+            Unsaved { changed, writes: durable.changed.writes(), rows: durable.rows, bytes: changed * row }
         })
     }
 
@@ -231,7 +228,6 @@ impl StateStore for KeyValueTable {
             sub: 0,
             value: slot.and_then(|slot| slot.value.clone()),
         };
-        durable.writes = 0;
         let count = durable.changed.count();
         let rows: Vec<SqlRow> = match durable.changed.take() {
             None => {

@@ -83,8 +83,6 @@ struct Durable {
     durable: u32,
     /// Rows changed since the last snapshot.
     changed: Changed<RowId>,
-    /// Writes since then.
-    writes: u64,
     /// Rows that the snapshot being saved removes.
     removing: Vec<RowId>,
     /// Segments expired since the last snapshot.
@@ -161,7 +159,6 @@ impl Segments {
             next_save: 1,
             durable: 0,
             changed: Changed::default(),
-            writes: 0,
             removing: Vec::new(),
             expired: false,
             rows: meta.rows,
@@ -261,7 +258,7 @@ impl Segments {
             return;
         };
         let save = durable.next_save;
-        durable.writes += 1;
+        durable.changed.count_write();
         let replaced = segment.put(&key, (time, sub), save, value);
         self.len += usize::from(replaced.added);
         durable.rows += u64::from(!replaced.value);
@@ -279,7 +276,7 @@ impl Segments {
             return;
         };
         let save = durable.next_save;
-        durable.writes += 1;
+        durable.changed.count_write();
         let Some(replaced) = segment.clear(key, (time, sub), save) else { return };
         self.len += usize::from(replaced.added);
         durable.rows = durable.rows.saturating_sub(u64::from(replaced.value));
@@ -415,7 +412,7 @@ impl Segments {
             // Expired rows count as one change, so that the file is not left to keep them.
             let changed = changed + u64::from(changed == 0 && durable.expired);
             durable.share.note(self.bytes());
-            let (writes, bytes) = (durable.writes, changed * self.row_size.bytes());
+            let (writes, bytes) = (durable.changed.writes(), changed * self.row_size.bytes());
             Unsaved { changed, writes, rows: durable.rows, bytes }
         })
     }
@@ -434,7 +431,6 @@ impl Segments {
             value: slot.value.clone(),
         };
         let alive = self.segments.range(first_alive..);
-        durable.writes = 0;
         let count = durable.changed.count();
         let rows: Vec<SqlRow> = match durable.changed.take() {
             None => {

@@ -100,7 +100,8 @@ impl KafkaConsumer {
             ("fetch.wait.max.ms", "20"),
             ("fetch.queue.backoff.ms", "5"),
             ("fetch.error.backoff.ms", "100"),
-            ("statistics.interval.ms", statistics::INTERVAL_MS),
+            // Asked for only where somebody looks at them.
+            ("statistics.interval.ms", if config.group_id.is_some() { statistics::INTERVAL_MS } else { "0" }),
             // Little is fetched ahead, so that a message is still in the processor's cache when it is read. Whoever is not in a group
             // reads a log from one end to the other: there it is better never to wait for a fetch.
             ("queued.min.messages", if config.group_id.is_some() { "5000" } else { "100000" }),
